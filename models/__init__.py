@@ -1,0 +1,1 @@
+"""Networks, losses and methods: tensors only, no files and no Ray."""

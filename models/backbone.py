@@ -1,0 +1,72 @@
+"""Convolutional feature extractor Θ1 and multilayer-perceptron heads Θ2, Θ3.
+
+Shapes: B batch, C input channels, M antennas (rows), N delay bins or subcarriers (columns), F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.settings import Backbone
+
+__all__ = ["FeatureExtractor", "initialize", "perceptron", "reverse_gradient"]
+
+
+class FeatureExtractor(nn.Sequential):
+    """Θ1: four blocks, then flatten. Input [B, C, M, N], output ω [B, F] with ω ≥ 0.
+
+    Raises:
+        InputTooSmallError: the input does not fit the backbone.
+    """
+
+    def __init__(self, backbone: Backbone, input_shape: tuple[int, int, int]) -> None:
+        channels, rows, columns = input_shape
+        self.features = backbone.features(rows, columns)
+        layers: list[nn.Module] = []
+        for width, kernel in zip(backbone.channels, backbone.kernels, strict=True):
+            layers += [
+                nn.Conv2d(channels, width, kernel, padding="same" if backbone.padding == "same" else 0),
+                nn.BatchNorm2d(width),
+                nn.MaxPool2d(2),
+                nn.ReLU(),
+            ]
+            channels = width
+        super().__init__(*layers, nn.Flatten())
+
+
+def perceptron(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+    """A head: Linear → BatchNorm1d → ReLU for each hidden width, then a linear layer. [B, inputs] → [B, outputs]."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
+@torch.no_grad()
+def initialize(network: nn.Module) -> None:
+    """Xavier initialization (Section V-A) of every convolution and linear layer; biases start at zero."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class _ReverseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, strength: float) -> Tensor:
+        ctx.strength = strength  # type: ignore[attr-defined]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
+        return -ctx.strength * grads[0], None  # type: ignore[attr-defined]
+
+
+def reverse_gradient(x: Tensor, strength: float) -> Tensor:
+    """The identity whose gradient is multiplied by −strength (adversarial domain classification in RDA)."""
+    return _ReverseGradient.apply(x, strength)  # type: ignore[no-any-return,no-untyped-call]
