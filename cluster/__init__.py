@@ -1,0 +1,1 @@
+"""Machines: what a study may use, and whether it is there."""

@@ -1,0 +1,1 @@
+"""The study spec: reading, checking and describing it."""

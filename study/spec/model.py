@@ -1,0 +1,440 @@
+"""The study spec: what to compare, as one YAML file says it. No torch here.
+
+A spec is base values, axes that are crossed exhaustively, searches within the cells that the axes make, and seeds.
+Key paths such as ``system.bandwidth_mhz`` or ``objective.lambda`` lead into the base values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from models.settings import REFERENCE_NAMES, TRAINED_METHODS
+from study.errors import ConfigurationError, nearest
+from study.selection import SELECTION_COLUMNS
+from study.spec.problems import InvalidValue, InvalidValues, describe
+from study.spec.trial import TrialConfiguration
+
+__all__ = [
+    "Claim",
+    "Domain",
+    "FloatDomain",
+    "GridDomain",
+    "IntDomain",
+    "Report",
+    "Search",
+    "Select",
+    "StudySpec",
+    "ValuesDomain",
+    "key_paths",
+    "set_path",
+]
+
+Scalar = bool | int | float | str
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True)
+
+
+class GridDomain(_Frozen):
+    """``{grid: [low, high, step]}``: low, low + step, … up to high."""
+
+    grid: tuple[float, float, Annotated[float, Field(gt=0)]]
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> GridDomain:
+        if self.grid[0] > self.grid[1]:
+            raise InvalidValue("the grid is empty", allowed="[low, high, step] with low ≤ high", at=("grid",))
+        if (self.grid[1] - self.grid[0]) / self.grid[2] > 10_000:
+            raise InvalidValue("the grid has more than 10,000 points", allowed="a larger step", at=("grid",))
+        return self
+
+    def values(self) -> list[Any]:
+        """All points, rounded so that 0.1 · 3 is 0.3."""
+        low, high, step = self.grid
+        return [float(f"{low + i * step:.12g}") for i in range(int((high - low) / step + 1e-9) + 1)]
+
+
+class ValuesDomain(_Frozen):
+    """``{values: [...]}``: any of the listed values."""
+
+    choices: tuple[Any, ...] = Field(alias="values", min_length=1)
+
+    def values(self) -> list[Any]:
+        """All points."""
+        return list(self.choices)
+
+
+class FloatDomain(_Frozen):
+    """``{float: [low, high]}``, with ``log: true`` uniform in the logarithm."""
+
+    bounds: tuple[float, float] = Field(alias="float")
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> FloatDomain:
+        _check_bounds(self.bounds, self.log, "float")
+        return self
+
+    def values(self) -> list[Any] | None:
+        """None: the points cannot be enumerated."""
+        return None
+
+
+class IntDomain(_Frozen):
+    """``{int: [low, high]}``, with ``log: true`` uniform in the logarithm."""
+
+    bounds: tuple[int, int] = Field(alias="int")
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> IntDomain:
+        _check_bounds(self.bounds, self.log, "int")
+        return self
+
+    def values(self) -> list[Any] | None:
+        """All points of a small range, otherwise None."""
+        low, high = self.bounds
+        return list(range(low, high + 1)) if high - low < 1000 and not self.log else None
+
+
+def _check_bounds(bounds: tuple[float, float], log: bool, name: str) -> None:
+    low, high = bounds
+    if low >= high:
+        raise InvalidValue("the range is empty", allowed="[low, high] with low < high", at=(name,))
+    if log and low <= 0:
+        raise InvalidValue("a logarithmic range starts above 0", allowed="0 < low < high", at=(name,))
+
+
+Domain = GridDomain | ValuesDomain | FloatDomain | IntDomain
+
+
+class Search(_Frozen):
+    """A search within every cell that ``when`` matches; the winner alone is repeated on all seeds.
+
+    Attributes:
+        when: key path → value or list of values; all must match. Empty matches every trained cell.
+        space: key path → domain.
+        sampler: ``grid`` enumerates all combinations; ``random`` and ``tpe`` (Optuna) draw ``trials`` of them.
+        trials: number of candidates for ``random`` and ``tpe``.
+        seeds: seeds per candidate; the mean of the selection metric over them is what counts.
+        sampler_seed: seed of the sampler.
+    """
+
+    when: dict[str, Any] = Field(default_factory=dict)
+    space: dict[str, Domain] = Field(min_length=1)
+    sampler: Literal["grid", "random", "tpe"] = "grid"
+    trials: Annotated[int, Field(ge=1)] | None = None
+    seeds: int = Field(default=1, ge=1)
+    sampler_seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Search:
+        problems = []
+        if self.sampler == "grid":
+            for path, domain in self.space.items():
+                if domain.values() is None:
+                    problems.append(
+                        InvalidValue(
+                            "a grid search cannot enumerate a continuous range",
+                            allowed="grid or values here, or sampler: tpe with a number of trials",
+                            at=("space", path),
+                        )
+                    )
+            if self.trials is not None:
+                problems.append(
+                    InvalidValue(
+                        "a grid search tries every point", allowed="no 'trials', or sampler: tpe", at=("trials",)
+                    )
+                )
+        elif self.trials is None:
+            problems.append(InvalidValue(f"sampler {self.sampler} needs a number of trials", allowed="trials: 30"))
+        if problems:
+            raise InvalidValues(problems)
+        return self
+
+    def points(self) -> int:
+        """How many candidates the search tries."""
+        if self.trials is not None:
+            return self.trials
+        total = 1
+        for domain in self.space.values():
+            total *= len(domain.values() or [])
+        return total
+
+
+class Select(_Frozen):
+    """How the winner of a search is chosen: on validation scenes only.
+
+    Attributes:
+        metric: validation_rmse or validation_accuracy.
+        mode: min or max; left out, the metric's own direction.
+    """
+
+    metric: Literal["validation_rmse", "validation_accuracy"] = "validation_rmse"
+    mode: Literal["min", "max"] | None = None
+
+    @model_validator(mode="after")
+    def _direction(self) -> Select:
+        right = "min" if self.metric == "validation_rmse" else "max"
+        if self.mode not in (None, right):
+            raise InvalidValue(f"mode {self.mode} would choose the worst {self.metric}", allowed=right, at=("mode",))
+        return self
+
+    @property
+    def direction(self) -> Literal["min", "max"]:
+        """``min`` for an error, ``max`` for an accuracy."""
+        return "min" if self.metric == "validation_rmse" else "max"
+
+    @property
+    def column(self) -> str:
+        """The metric's column in the trial table."""
+        return SELECTION_COLUMNS[self.metric]
+
+
+class Claim(_Frozen):
+    """A statement about the results, to be judged by the report.
+
+    Attributes:
+        name: the claim in words.
+        better, than: key path → value, which cells are compared.
+        metric: column of the results.
+        margin: how much better, in the metric's unit.
+    """
+
+    name: str = Field(min_length=1)
+    better: dict[str, Any]
+    than: dict[str, Any]
+    metric: Literal["test_rmse", "test_accuracy", "best_epoch"] = "test_rmse"
+    margin: float = 0.0
+
+
+class Report(_Frozen):
+    """What the report shows."""
+
+    tables: tuple[Literal["performance", "manual_optimum"], ...] = ("performance", "manual_optimum")
+    figures: tuple[Literal["cdf", "lambda_sweep", "learning_curves"], ...] = (
+        "lambda_sweep",
+        "cdf",
+        "learning_curves",
+    )
+
+
+class StudySpec(_Frozen):
+    """A study.
+
+    Attributes:
+        study: name; also the name of the results folder.
+        description: one or two sentences for the report.
+        site: name of a shipped site, or a folder.
+        base: values that all cells share.
+        axes: key path → list of values; every combination is a cell.
+        references: rows added to every combination, to show what the networks add.
+        seeds: model seeds 0 … seeds − 1 for every cell (for a searched cell: for its winner).
+        search: searches within cells; at most one may match a cell.
+        exclude: combinations to leave out: key path → value or list of values.
+        select: how winners are chosen.
+        claims: statements for the report.
+        report: what the report shows.
+    """
+
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)
+    description: str = ""
+    site: str = Field(min_length=1)
+    base: TrialConfiguration = TrialConfiguration()
+    axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    references: tuple[Literal["MEAN", "KNN"], ...] = ("MEAN", "KNN")
+    seeds: int = Field(default=5, ge=1, le=1000)
+    search: tuple[Search, ...] = ()
+    exclude: tuple[dict[str, Any], ...] = ()
+    select: Select = Select()
+    claims: tuple[Claim, ...] = ()
+    report: Report = Report()
+
+    @model_validator(mode="after")
+    def _paths_and_values(self) -> StudySpec:
+        problems: list[InvalidValue] = []
+        for path, values in self.axes.items():
+            at = ("axes", path)
+            if not values:
+                problems.append(InvalidValue("an axis needs at least one value", allowed="a list of values", at=at))
+            seen: list[str] = []
+            for i, value in enumerate(values):
+                problems += _check_value(path, value, (*at, i))
+                text = json.dumps(value, sort_keys=True)
+                if text in seen:
+                    problems.append(InvalidValue("the value occurs twice on this axis", at=(*at, i)))
+                seen.append(text)
+            if not values:
+                problems += _check_path(path, at)
+        for i, search in enumerate(self.search):
+            for path, domain in search.space.items():
+                problems += _check_domain(path, domain, ("search", i, "space", path))
+                if path in self.axes:
+                    problems.append(
+                        InvalidValue(
+                            "this key path is an axis already",
+                            allowed="one of the two",
+                            at=("search", i, "space", path),
+                        )
+                    )
+            problems += _check_condition(search.when, ("search", i, "when"))
+        for i, condition in enumerate(self.exclude):
+            problems += _check_condition(condition, ("exclude", i))
+        for i, claim in enumerate(self.claims):
+            problems += _check_condition(claim.better, ("claims", i, "better"))
+            problems += _check_condition(claim.than, ("claims", i, "than"))
+        if self.base.method in REFERENCE_NAMES and "method" not in self.axes:
+            problems.append(
+                InvalidValue(
+                    "reference rows are listed under 'references'",
+                    allowed=", ".join(TRAINED_METHODS),
+                    at=("base", "method"),
+                )
+            )
+        if problems:
+            raise InvalidValues(problems)
+        return self
+
+    @model_validator(mode="after")
+    def _cells(self) -> StudySpec:
+        from study.spec.expand import expand  # the expansion needs this class
+
+        problems: list[InvalidValue] = []
+        cells = expand(self, check=False)
+        combinations = expand(self, check=False, excluded=True)
+        for i, search in enumerate(self.search):
+            if not any(matches(cell.config, search.when) for cell in combinations):
+                problems.append(
+                    InvalidValue(
+                        "'when' never matches a cell of this study",
+                        allowed="values that the axes or the base have",
+                        at=("search", i, "when"),
+                    )
+                )
+        for i, condition in enumerate(self.exclude):
+            if not any(matches(cell.config, condition) for cell in combinations):
+                problems.append(
+                    InvalidValue(
+                        "'exclude' never matches a cell of this study",
+                        allowed="values that the axes or the base have",
+                        at=("exclude", i),
+                    )
+                )
+        for cell in cells:
+            found = [i for i, search in enumerate(self.search) if cell.trained and matches(cell.config, search.when)]
+            if len(found) > 1:
+                problems.append(
+                    InvalidValue(
+                        f"two searches match the cell {cell.label!r}",
+                        allowed="at most one search for each cell",
+                        at=("search", found[1], "when"),
+                    )
+                )
+                break
+        if not cells:
+            problems.append(InvalidValue("'exclude' leaves no cell", allowed="at least one cell", at=("exclude",)))
+        for cell in cells:
+            try:
+                TrialConfiguration.model_validate(cell.config).check_input()
+            except ConfigurationError as error:
+                problems.append(
+                    InvalidValue(f"{error.what} (cell {cell.label!r})", allowed=error.fix, at=("base", "network"))
+                )
+                break
+        if problems:
+            raise InvalidValues(problems)
+        return self
+
+
+def key_paths() -> list[str]:
+    """All key paths that an axis, a search or a condition may name."""
+    return [path for path, _ in _fields(TrialConfiguration)]
+
+
+def set_path(values: dict[str, Any], path: str, value: Any) -> None:
+    """Set ``values[a][b] = value`` for the key path ``a.b``."""
+    *parents, last = path.split(".")
+    for parent in parents:
+        values = values[parent]
+    values[last] = value
+
+
+def matches(config: Mapping[str, Any], condition: Mapping[str, Any]) -> bool:
+    """Whether every key path of a condition has the given value (or one of a list of values) in a configuration."""
+    return all(_equal(_get(config, path), wanted) for path, wanted in condition.items())
+
+
+def _get(config: Mapping[str, Any], path: str) -> Any:
+    value: Any = config
+    for part in path.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _equal(value: Any, wanted: Any) -> bool:
+    value = list(value) if isinstance(value, tuple) else value
+    if value == wanted:
+        return True
+    return isinstance(wanted, list) and any(value == item for item in wanted)
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        path = prefix + (field.alias or name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _fields(field.annotation, path + ".")
+        else:
+            yield path, field
+
+
+_FIELDS: dict[str, FieldInfo] = dict(_fields(TrialConfiguration))
+
+
+def _check_path(path: str, at: tuple[str | int, ...]) -> list[InvalidValue]:
+    if path in _FIELDS:
+        return []
+    hint = nearest(path, _FIELDS).removeprefix("; ")
+    return [InvalidValue("no setting has this key path", allowed=", ".join(_FIELDS), at=at, hint=hint or None)]
+
+
+def _check_value(path: str, value: Any, at: tuple[str | int, ...]) -> list[InvalidValue]:
+    if problems := _check_path(path, at if not isinstance(at[-1], int) else at[:-1]):
+        return problems
+    field = _FIELDS[path]
+    kind: Any = field.annotation
+    for constraint in field.metadata:
+        kind = Annotated[kind, constraint]
+    try:
+        TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    except (ValidationError, TypeError):
+        words = describe(field.annotation, tuple(field.metadata))
+        return [InvalidValue("the value does not fit this key path", allowed=words, at=at)]
+    return []
+
+
+def _check_domain(path: str, domain: Domain, at: tuple[str | int, ...]) -> list[InvalidValue]:
+    values = domain.values()
+    probes = values if values is not None else list(domain.bounds)  # type: ignore[union-attr]
+    for value in probes:
+        if problems := _check_value(path, value, at):
+            return problems
+    return []
+
+
+def _check_condition(condition: Mapping[str, Any], at: tuple[str | int, ...]) -> list[InvalidValue]:
+    problems = []
+    for path, wanted in condition.items():
+        if _check_value(path, wanted, (*at, path)) and isinstance(wanted, list) and wanted:
+            for value in wanted:
+                problems += _check_value(path, value, (*at, path))
+        else:
+            problems += _check_value(path, wanted, (*at, path))
+    return problems
