@@ -1,0 +1,342 @@
+"""The command line. Each command calls one function; heavy packages are imported by the command that needs them.
+
+Exit codes: 0 all is well; 1 it ran, but a trial failed or a repeated trial differs; 2 the input cannot be used (one
+message on stderr, nothing started); 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from study import __version__
+from study.errors import ResultsError, SpecError, StudyError
+
+if TYPE_CHECKING:
+    from study.spec.model import StudySpec
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="study",
+    help="Hyperparameter and ablation studies for deep semantic localization in dynamic wireless networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Sites: list, inspect and trace them.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+DEFAULT_RESULTS = Path("results")
+
+SpecArgument = Annotated[str, typer.Argument(help="Study spec: a YAML file, or the name of a shipped one.")]
+ResultsOption = Annotated[
+    Path, typer.Option("--results", help="Folder of all results; the study gets a folder of its name in it.")
+]
+FolderArgument = Annotated[
+    Path, typer.Argument(help="Results folder of a study, such as results/quickstart (or just its name).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        app(standalone_mode=False)
+    except StudyError as error:
+        print(f"study: {error}", file=sys.stderr)
+        sys.exit(2)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("study: stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe is gone (`study methods | head`); a traceback would help nobody.
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        # typer brings its own copy of click: its usage errors are known by what they can do.
+        if not (hasattr(error, "show") and hasattr(error, "exit_code")):
+            raise
+        error.show()
+        sys.exit(error.exit_code)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Hyperparameter and ablation studies for deep semantic localization in dynamic wireless networks."""
+
+
+@app.command()
+def run(
+    spec: SpecArgument,
+    cluster: Annotated[str, typer.Option(help="Cluster file: a YAML file, or the name of a shipped one.")] = "local",
+    results: ResultsOption = DEFAULT_RESULTS,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Model seeds per cell, instead of the spec's.")] = None,
+    retry: Annotated[
+        str, typer.Option(help="Run stored trials of these states again: failed,out_of_memory,diverged.")
+    ] = "",
+) -> None:
+    """Run a study: everything it wants that is not stored yet, then the report."""
+    from cluster.loading import load_cluster
+    from study.console import RunDisplay, show_summary
+    from study.resources import find_cluster
+    from study.running import run_study
+
+    retried = _states(retry)
+    loaded = _load_spec(spec, seeds)
+    cluster_path = find_cluster(cluster)
+    machines = load_cluster(cluster_path)
+    folder = results / loaded.study
+    console = Console(soft_wrap=True, highlight=False)
+    began = time.monotonic()
+    varying = [*loaded.axes, *(path for search in loaded.search for path in search.space)]
+    with _Interruption() as interruption, RunDisplay(console, dict.fromkeys(varying)) as display:
+
+        def should_stop() -> bool:
+            display.stopping = interruption.requested.is_set()
+            return display.stopping
+
+        summary = run_study(
+            loaded,
+            machines,
+            folder,
+            display,
+            cluster_source=str(cluster_path),
+            retry=retried,
+            should_stop=should_stop,
+        )
+    show_summary(console, summary, time.monotonic() - began)
+    if summary.stopped:
+        console.print(f"stopped; finished trials are in {folder}. To go on, run the same command again.")
+        raise typer.Exit(130)
+    _report(folder, console)
+    bad = summary.progress.finished
+    if bad["failed"] or bad["out_of_memory"] or bad["lost"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    folder: FolderArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write it; the results folder's report/ by default.")
+    ] = None,
+) -> None:
+    """Write the report of a study from its results."""
+    _report(_results_folder(folder), Console(soft_wrap=True, highlight=False), out)
+
+
+@app.command()
+def status(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """What is stored, whether the study is running, and what is missing."""
+    from study.console import show_status
+    from study.running import study_status
+
+    found = study_status(_results_folder(folder))
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1))
+    else:
+        show_status(Console(soft_wrap=True, highlight=False), found)
+
+
+@app.command()
+def validate(
+    spec: SpecArgument,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Model seeds per cell, instead of the spec's.")] = None,
+) -> None:
+    """Check a spec against its site, and count its cells and trials; nothing is started."""
+    from study.console import show_cells
+    from study.running import prepare
+    from study.spec.expand import expand, size
+
+    loaded = _load_spec(spec, seeds)
+    site = prepare(loaded)
+    counted = size(loaded)
+    console = Console(soft_wrap=True, highlight=False)
+    show_cells(console, expand(loaded), loaded.seeds)
+    console.print(
+        f"{loaded.study}: {counted.cells} cells, {counted.trials} trials "
+        f"({counted.search_trials} of them search); site {site.name}, {site.positions} positions × {site.scenes} scenes"
+    )
+
+
+@app.command()
+def methods(
+    preset: Annotated[str, typer.Option(help="Backbone: paper or small.")] = "paper",
+    branches: Annotated[str, typer.Option(help="shared (Eqs. 8-13) or twin (what Table III counts).")] = "shared",
+    batch: Annotated[int, typer.Option(min=1, help="Batch size of the per-batch figures.")] = 256,
+    antennas: Annotated[int, typer.Option(min=1, help="Rows of the fingerprint.")] = 64,
+    subcarriers: Annotated[int, typer.Option(min=1, help="Columns of the fingerprint.")] = 64,
+    classes: Annotated[int, typer.Option(min=0, max=3, help="Propagation conditions; Table III counts 2.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Parameters, MACs and FLOPs of every method, in the paper's accounting and in the usual one."""
+    from study.complexity import method_costs, show_costs
+
+    costs = method_costs(preset, branches, batch, (1, antennas, subcarriers), classes)
+    if as_json:
+        print(json.dumps(costs, indent=1))
+    else:
+        show_costs(Console(soft_wrap=True, highlight=False), costs)
+
+
+@app.command()
+def rerun(
+    key: Annotated[str, typer.Argument(help="Trial key from the report, or its first digits.")],
+    study: Annotated[
+        Path | None, typer.Option(help="Results folder of the study; otherwise every study in results/ is searched.")
+    ] = None,
+    results: ResultsOption = DEFAULT_RESULTS,
+) -> None:
+    """Repeat one trial in this process, without Ray, and compare it with what is stored."""
+    from study.repeating import repeat_trial, show_comparison
+
+    folders = [_results_folder(study)] if study is not None else sorted(p.parent for p in results.glob("*/trials"))
+    if not folders:
+        raise ResultsError(
+            "there are no results here",
+            where=str(results),
+            allowed="a folder that holds the folders of studies",
+            fix="name it with --results, or the study's folder with --study",
+        )
+    console = Console(soft_wrap=True, highlight=False)
+    comparison = repeat_trial(key, folders, on_epoch=lambda text: console.print(text))
+    show_comparison(console, comparison)
+    raise typer.Exit(0 if comparison.equal else 1)
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="Where to copy them.")]) -> None:
+    """Copy the shipped specs and cluster files into a folder, to start from."""
+    from study.resources import init_folder
+
+    for path in init_folder(folder):
+        print(path)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """The shipped sites."""
+    from study.data.site import list_sites
+
+    console = Console(soft_wrap=True, highlight=False)
+    for site in list_sites():
+        console.print(f"{site.name}: {site.positions} positions × {site.scenes} scenes, up to {site.max_paths} paths")
+
+
+@data_app.command("info")
+def data_info(
+    site: Annotated[str, typer.Argument(help="A shipped site's name, or a site's folder.")], as_json: JsonOption = False
+) -> None:
+    """Positions, scenes, conditions, delay and angle spreads, solver settings and hash of a site."""
+    from study.data.site import open_site, site_summary
+
+    summary = site_summary(open_site(site))
+    if as_json:
+        print(json.dumps(summary, indent=1))
+    else:
+        _show_mapping(Console(soft_wrap=True, highlight=False), summary)
+
+
+@data_app.command("trace")
+def data_trace(
+    scenario: Annotated[str, typer.Argument(help="Scenario file, or the name of a shipped one.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new site; a trace that was cut short goes on there.")],
+) -> None:
+    """Trace a site with Sionna RT (extra `trace`)."""
+    from study.console import show_tracing
+    from study.data.scenario import load_scenario
+    from study.data.tracing import trace_site
+
+    console = Console(soft_wrap=True, highlight=False)
+    site = trace_site(load_scenario(scenario), out, on_progress=lambda progress: show_tracing(console, progress))
+    console.print(f"site {site.name} in {site.folder}")
+
+
+def _load_spec(name: str, seeds: int | None) -> StudySpec:
+    from study.resources import find_spec
+    from study.spec.loading import load_yaml
+    from study.spec.model import StudySpec
+
+    loaded = load_yaml(find_spec(name), StudySpec, kind="study spec")
+    return loaded if seeds is None else loaded.model_copy(update={"seeds": seeds})
+
+
+def _results_folder(folder: Path) -> Path:
+    """The folder itself, or the study of that name in the default results folder."""
+    return folder if folder.exists() or not (DEFAULT_RESULTS / folder).exists() else DEFAULT_RESULTS / folder
+
+
+def _states(text: str) -> tuple[str, ...]:
+    allowed = ("failed", "out_of_memory", "diverged")
+    states = tuple(part.strip() for part in text.split(",") if part.strip())
+    if wrong := [state for state in states if state not in allowed]:
+        raise SpecError(
+            f"unknown state {wrong[0]!r}", where="--retry", allowed=", ".join(allowed), fix="separate states by commas"
+        )
+    return states
+
+
+def _report(folder: Path, console: Console, out: Path | None = None) -> None:
+    from reports.build import build_report
+
+    written = build_report(folder, out)
+    console.print()
+    for table in written.terminal_tables:
+        console.print(table)
+        console.print()
+    console.print(written.headline)
+    console.print(f"report: {written.html}")
+
+
+def _show_mapping(console: Console, values: dict[str, Any], indent: str = "") -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            console.print(f"{indent}{key}:")
+            _show_mapping(console, value, indent + "  ")
+        else:
+            console.print(f"{indent}{key}: {value}")
+
+
+class _Interruption:
+    """Ctrl-C (and a polite kill) ask the run to stop between two reports; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = threading.Event()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Interruption:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> Literal[False]:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        return False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested.is_set():
+            raise KeyboardInterrupt
+        self.requested.set()

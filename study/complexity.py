@@ -1,0 +1,103 @@
+"""What every method costs, for ``study methods``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, get_args
+
+from rich.console import Console
+from rich.table import Table
+
+from models.complexity import measure_complexity
+from models.methods import METHODS, NetworkShape, build_method
+from models.settings import BACKBONES, METHOD_SETTINGS, Branches, InputTooSmallError
+from study.errors import ConfigurationError, nearest
+
+__all__ = ["method_costs", "show_costs"]
+
+
+def method_costs(
+    preset: str, branches: str, batch: int, fingerprint: tuple[int, int, int], conditions: int
+) -> list[dict[str, Any]]:
+    """Cost of every trained method, as plain data.
+
+    Args:
+        preset: backbone preset.
+        branches: shared or twin.
+        batch: batch size of the per-batch figures.
+        fingerprint: (channels, rows, columns).
+        conditions: number of propagation conditions.
+
+    Raises:
+        ConfigurationError: an unknown preset or branches, or a fingerprint too small for the backbone.
+    """
+    if preset not in BACKBONES:
+        raise ConfigurationError(
+            f"unknown backbone {preset!r}{nearest(preset, BACKBONES)}", where="--preset", allowed=", ".join(BACKBONES)
+        )
+    if branches not in get_args(Branches):
+        raise ConfigurationError(
+            f"unknown branches {branches!r}{nearest(branches, get_args(Branches))}",
+            where="--branches",
+            allowed=", ".join(get_args(Branches)),
+        )
+    shape = NetworkShape(fingerprint, conditions, backbone=BACKBONES[preset])
+    costs = []
+    for name in METHODS:
+        try:
+            method = build_method(name, shape, branches=branches)  # type: ignore[arg-type]
+        except InputTooSmallError as error:
+            raise ConfigurationError(
+                str(error),
+                where="--antennas, --subcarriers",
+                allowed=f"at least {error.backbone.smallest} each",
+                fix="enlarge the fingerprint or choose another --preset",
+            ) from None
+        costs.append(
+            {
+                "method": name,
+                "preset": preset,
+                "branches": branches if METHOD_SETTINGS[name].twin else "single",
+                "input": list(fingerprint),
+                "conditions": conditions if METHOD_SETTINGS[name].joint else 0,
+                **asdict(measure_complexity(method, batch)),
+            }
+        )
+    return costs
+
+
+def show_costs(console: Console, costs: list[dict[str, Any]]) -> None:
+    """The costs as a table."""
+    first = costs[0]
+    table = Table(
+        title=f"preset {first['preset']}, input {' × '.join(str(n) for n in first['input'])}, batch {first['batch']}",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    columns = {
+        "method": "method",
+        "branches": "branches",
+        "parameters": "parameters",
+        "parameters_deployed": "deployed",
+        "macs_paper": "MACs, Table III",
+        "flops_batch": "FLOPs",
+        "macs_per_sample": "MACs/sample",
+        "macs_deployed": "deployed",
+    }
+    for key, title in columns.items():
+        table.add_column(title, justify="left" if key in ("method", "branches") else "right", no_wrap=True)
+    for cost in costs:
+        table.add_row(*(_si(cost[key]) if isinstance(cost[key], int) else str(cost[key]) for key in columns))
+    console.print(table)
+    console.print(
+        "Table III prints as 'FLOPs' the MACs of one training pass over a batch, batch normalization included; "
+        "FLOPs here are 2 × MACs of convolutions and linear layers. --json gives all digits."
+    )
+
+
+def _si(value: int) -> str:
+    for factor, unit in ((10**9, "G"), (10**6, "M"), (10**3, "K")):
+        if value >= factor:
+            return f"{value / factor:.3f} {unit}"
+    return str(value)

@@ -1,0 +1,232 @@
+"""What a terminal shows. Only this module and the command line print."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from models.settings import METHOD_SETTINGS
+from study.data.tracing import SceneProgress
+from study.running import RunSummary, StudyStatus
+from study.search import StudyQueue
+from study.spec.expand import Cell
+from study.spec.trial import Trial
+from study.store import Damaged
+
+__all__ = ["RunDisplay", "describe_trial", "duration", "show_cells", "show_status", "show_summary"]
+
+
+def duration(seconds: float) -> str:
+    """``48 s``, ``3 min 20 s`` or ``5 h 10 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def describe_trial(config: dict[str, Any], seed: int, varying: Iterable[str]) -> str:
+    """``MDA λ=0.3 paths=10 seed 0``: the method, the settings that vary in the study, and the seed."""
+    parts = [str(config["method"])]
+    for path in varying:
+        value: Any = config
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None and path != "method":
+            parts.append(f"{_short(path)}={_value(value)}")
+    if METHOD_SETTINGS[str(config["method"])].trained:
+        parts.append(f"seed {seed}")
+    return " ".join(parts)
+
+
+def _short(path: str) -> str:
+    name = path.rsplit(".", 1)[-1]
+    return {"lambda": "λ", "gamma": "γ"}.get(name, name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict) and "uniform" in value:
+        return "–".join(str(bound) for bound in value["uniform"])
+    if isinstance(value, list):
+        return "×".join(str(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class RunDisplay:
+    """Progress of a run: a live table in a terminal, otherwise one plain line for each event.
+
+    Args:
+        console: where to print.
+        varying: key paths that differ between trials, for their names.
+    """
+
+    def __init__(self, console: Console, varying: Iterable[str]) -> None:
+        self.console, self._varying = console, list(varying)
+        self._queue: StudyQueue | None = None
+        self._running: dict[str, tuple[Trial, str]] = {}
+        self._began = time.monotonic()
+        self._slots = 0
+        self._busy_s = 0.0
+        self._live: Live | None = None
+        self.stopping = False
+
+    def __enter__(self) -> RunDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def run_started(self, queue: StudyQueue, cells: list[Cell], slots: int) -> None:
+        """Trials are about to run."""
+        self._queue, self._slots, self._began = queue, slots, time.monotonic()
+        progress = queue.progress()
+        self.console.print(
+            f"{len(cells)} cells, {progress.wanted} trials, {progress.stored} of them stored; "
+            f"{slots or 'the cluster decides how many'} at a time"
+        )
+        if self.console.is_terminal:
+            self._live = Live(self._render(), console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def damaged_files(self, damaged: list[Damaged]) -> None:
+        """Result files that cannot be read."""
+        for item in damaged:
+            self.console.print(
+                f"damaged result file, not read as a result; its trial runs again: {item.path} ({item.reason})",
+                style="yellow",
+                highlight=False,
+            )
+
+    def trial_started(self, trial: Trial) -> None:
+        """A trial got a slot."""
+        self._running[trial.key] = (trial, "starting")
+        self.tick()
+
+    def trial_progressed(self, trial: Trial, epoch: int, validation_rmse_m: float) -> None:
+        """A trial finished an epoch."""
+        epochs = trial.config.get("training", {}).get("epochs")
+        self._running[trial.key] = (trial, f"epoch {epoch}/{epochs}, validation RMSE {validation_rmse_m:.2f} m")
+        self.tick()
+
+    def trial_finished(self, row: dict[str, Any]) -> None:
+        """A trial is in the store."""
+        trial, _ = self._running.pop(row["key"], (None, ""))
+        self._busy_s += row.get("trial_seconds") or 0.0
+        config = trial.config if trial is not None else {"method": row["method"]}
+        name = describe_trial(config, row["seed"], self._varying)
+        line = Text(f"{self._count()}  {name}: ")
+        if row["state"] == "done":
+            line.append(f"test RMSE {row['test_rmse_m']:.2f} m")
+            if row.get("test_accuracy") is not None:
+                line.append(f", accuracy {row['test_accuracy']:.3f}")
+        else:
+            reason = (row.get("error") or "").strip().splitlines()
+            line.append(row["state"].replace("_", " "), style="bold red")
+            line.append(f": {reason[-1]}" if reason else "")
+        line.append(f"  ({duration(row.get('trial_seconds') or 0.0)})")
+        self.console.print(line)
+        self.tick()
+
+    def trial_lost(self, trial: Trial) -> None:
+        """A trial's process is gone for good."""
+        self._running.pop(trial.key, None)
+        name = describe_trial(trial.config, trial.seed, self._varying)
+        self.console.print(Text(f"{self._count()}  {name}: lost with its process", style="bold red"))
+
+    def tick(self) -> None:
+        """Redraw."""
+        if self._live is not None:
+            self._live.update(self._render())
+
+    def _count(self) -> str:
+        if self._queue is None:
+            return ""
+        progress = self._queue.progress()
+        done = progress.stored + sum(progress.finished.values())
+        return f"[{done}/{progress.wanted}]"
+
+    def _render(self) -> Group:
+        if self._queue is None:
+            return Group()
+        progress = self._queue.progress()
+        done = progress.stored + sum(progress.finished.values())
+        failed = sum(count for state, count in progress.finished.items() if state != "done")
+        head = f"{done} of {progress.wanted} trials done · {len(self._running)} running · {failed} failed"
+        best = self._queue.best()
+        if best is not None:
+            head += f" · best so far {best[1]:.2f} m validation RMSE ({best[0]})"
+        table = Table.grid(padding=(0, 2))
+        for trial, text in self._running.values():
+            table.add_row(Text("  " + describe_trial(trial.config, trial.seed, self._varying)), Text(text))
+        state = "stopping after the running epochs …" if self.stopping else self._time_left(progress.wanted - done)
+        return Group(
+            Text(head), ProgressBar(total=max(progress.wanted, 1), completed=done, width=60), table, Text(state)
+        )
+
+    def _time_left(self, remaining: int) -> str:
+        assert self._queue is not None
+        finished = sum(self._queue.progress().finished.values())
+        if not finished or self._busy_s == 0:
+            return "time left: known after the first trials"
+        elapsed = time.monotonic() - self._began
+        return f"elapsed {duration(elapsed)}, about {duration(elapsed / finished * max(remaining, 0))} left"
+
+
+def show_summary(console: Console, summary: RunSummary, seconds: float) -> None:
+    """What a run did, in a line or two."""
+    states = {state: count for state, count in summary.progress.finished.items() if state != "done" and count}
+    extra = "".join(f", {count} {state.replace('_', ' ')}" for state, count in sorted(states.items()))
+    console.print(
+        f"{summary.executed} trials executed, {summary.progress.stored} were stored before{extra}; {duration(seconds)}"
+    )
+    if states.get("failed") or states.get("out_of_memory"):
+        console.print("failed trials keep their error in trials/; `--retry failed,out_of_memory` runs them again")
+    if states.get("lost"):
+        console.print("lost trials are not stored; the same command runs them again")
+
+
+def show_status(console: Console, status: StudyStatus) -> None:
+    """The state of a results folder."""
+    stored = sum(status.states.values())
+    console.print(f"study {status.study} in {status.folder}: {'running' if status.running else 'not running'}")
+    console.print(f"{stored} of {status.wanted} trials stored")
+    for state, count in sorted(status.states.items()):
+        console.print(f"  {state.replace('_', ' ')}: {count}")
+    if status.best is not None:
+        console.print(f"best: {status.best[1]:.2f} m validation RMSE ({status.best[0]})")
+    for item in status.damaged:
+        console.print(f"damaged, will run again: {item.path} ({item.reason})", style="yellow", highlight=False)
+
+
+def show_cells(console: Console, cells: list[Cell], seeds: int) -> None:
+    """Cells and their trials."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("cell")
+    table.add_column("trials", justify="right")
+    table.add_column("search")
+    for cell in cells:
+        if cell.search is None:
+            table.add_row(Text(cell.label), str(seeds if cell.trained else 1), "")
+        else:
+            search = cell.search
+            repeats = max(0, seeds - search.seeds)
+            what = f"{search.points()} candidates ({search.sampler}) over {', '.join(search.space)}; winner on {seeds} seeds"
+            table.add_row(Text(cell.label), str(search.points() * search.seeds + repeats), Text(what))
+    console.print(table)
+
+
+def show_tracing(console: Console, progress: SceneProgress) -> None:
+    """One line after each traced scene."""
+    traced = progress.done - progress.resumed
+    left = progress.seconds / traced * (progress.scenes - progress.done) if traced else 0.0
+    resumed = f", {progress.resumed} found from before" if progress.resumed else ""
+    console.print(f"scene {progress.done} of {progress.scenes}{resumed}; about {duration(left)} left")

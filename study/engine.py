@@ -1,0 +1,359 @@
+"""Trials on Ray Tune. The only module that imports ray.tune or ray.train.
+
+Tune starts trial processes, gives them one trial after the other (`reset_config`) and takes their reports. What is to
+run comes from a `StudyQueue`; what is true is in the `Store`, which the trial process itself writes. Tune's own state,
+loggers and checkpoints are switched off: nothing is read back from them.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Read by Ray when it is imported or started.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints a box even when told to be silent
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "60")
+# `run` has its own handler: the first Ctrl-C ends the study between two reports.
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+
+import json
+import logging
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+import torch
+from ray import tune
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from cluster.check import Machine, check_resources
+from cluster.check import slots as cluster_slots
+from cluster.model import Cluster
+from study.data.dataset import SiteData
+from study.data.site import open_site
+from study.errors import ClusterError, ResultsError, StudyError
+from study.execution import failed_tables, run_trial
+from study.provenance import Provenance
+from study.search import StudyQueue, Work
+from study.spec.trial import Trial
+from study.store import Store, TrialTables
+from study.training import EpochRecord
+
+__all__ = ["EngineObserver", "Outcome", "execute"]
+
+# Epochs are reported together for about this long: a report costs the driver some milliseconds.
+REPORT_EVERY_S = 1.0
+_METRIC = "validation_rmse_m"
+
+
+class EngineObserver(Protocol):
+    """What a run tells while it goes on. Called in the driver's main thread."""
+
+    def trial_started(self, trial: Trial) -> None:
+        """A trial got a slot."""
+
+    def trial_progressed(self, trial: Trial, epoch: int, validation_rmse_m: float) -> None:
+        """A trial finished an epoch."""
+
+    def trial_finished(self, row: dict[str, Any]) -> None:
+        """A trial is in the store."""
+
+    def trial_lost(self, trial: Trial) -> None:
+        """A trial's process is gone for good; a later run starts it again."""
+
+    def tick(self) -> None:
+        """Some time has passed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the engine ended.
+
+    Attributes:
+        stopped: it was asked to stop before all was done.
+        slots: trials that could run at the same time.
+        seconds: from Ray's start to its end.
+    """
+
+    stopped: bool
+    slots: int
+    seconds: float
+
+
+def execute(
+    queue: StudyQueue,
+    first: Trial,
+    store: Store,
+    site_folder: Path,
+    cluster: Cluster,
+    provenance: Provenance,
+    observer: EngineObserver,
+    should_stop: Callable[[], bool],
+) -> Outcome:
+    """Run everything that a queue hands out.
+
+    Args:
+        queue: what is to run.
+        first: the trial that the queue has handed out already.
+        store: where trial processes write; a folder that all of them reach.
+        site_folder: the site; a folder that all of them reach.
+        cluster: where to run.
+        provenance: recorded in every row.
+        observer: told what happens.
+        should_stop: asked often; True ends the run, and trials that have not finished are dropped.
+
+    Raises:
+        ClusterError: the cluster cannot be reached or does not have what the cluster file asks for.
+        ResultsError: a trial could not be stored.
+    """
+    began = time.perf_counter()
+    connected = _connect(cluster)
+    try:
+        resources = cluster.resources_per_trial
+        total = ray.cluster_resources()
+        available = Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
+        check_resources(cluster, available)
+        slots = cluster_slots(cluster, available.cpus, available.gpus)
+        searcher = _QueueSearcher(queue, first, observer)
+        stopper = _RunStopper(should_stop)
+        payload = _Payload(
+            store.folder.resolve(),
+            site_folder.resolve(),
+            provenance,
+            resources.gpu > 0,
+            cluster.gpu_memory_share,
+            cluster.trial_time_limit_s,
+            max(1, int(resources.cpu)),
+        )
+        with tempfile.TemporaryDirectory(prefix="study-tune-") as scratch:
+            tuner = tune.Tuner(
+                tune.with_resources(_TrialProcess, {"cpu": resources.cpu, "gpu": resources.gpu}),
+                param_space={"payload": payload},
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    num_samples=-1,
+                    reuse_actors=True,
+                    # One more than fits waits its turn, so that a freed process finds its next trial at once.
+                    max_concurrent_trials=slots + 1 if cluster.slots is None else slots,
+                ),
+                run_config=tune.RunConfig(
+                    storage_path=scratch,
+                    name="study",
+                    verbose=0,
+                    stop=stopper,
+                    callbacks=[_Observe(searcher, stopper, observer)],
+                    failure_config=tune.FailureConfig(max_failures=cluster.max_retries),
+                ),
+            )
+            tuner.fit()
+        if searcher.store_failure is not None:
+            raise searcher.store_failure
+        return Outcome(stopper.stopping, slots, time.perf_counter() - began)
+    finally:
+        if connected:
+            ray.shutdown()
+
+
+def _connect(cluster: Cluster) -> bool:
+    """Start or join Ray; whether this call did it."""
+    if ray.is_initialized():
+        return False
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if cluster.address == "local":
+        options |= {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "include_dashboard": False}
+        if cluster.cpus is None:
+            from cluster.check import this_machine
+
+            options["num_cpus"] = this_machine().cpus
+        if cluster.object_store_mb is not None:
+            options["object_store_memory"] = cluster.object_store_mb * 2**20
+    try:
+        ray.init(address=cluster.address, **options)
+    except (ConnectionError, RuntimeError, OSError) as error:
+        raise ClusterError(
+            f"Ray cannot be reached: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            where=f"address: {cluster.address}",
+            allowed="a running Ray cluster of the same Ray version, or address: local",
+            fix="start the cluster with `ray up`, or use cluster/local.yaml",
+        ) from None
+    return True
+
+
+@dataclass(frozen=True)
+class _Payload:
+    """What every trial process gets beside its trial."""
+
+    store: Path
+    site: Path
+    provenance: Provenance
+    gpu: bool
+    gpu_memory_share: float | None
+    time_limit_s: float | None
+    threads: int
+
+
+class _TrialProcess(tune.Trainable):
+    """A process that runs one trial after the other.
+
+    A step is about a second of epochs. The site and its last fingerprints stay in memory between trials.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        payload: _Payload = config["payload"]
+        # One thread per trial and as many trials as cores: with more threads two trials slow each other down.
+        torch.set_num_threads(payload.threads)
+        device = torch.device("cuda" if payload.gpu else "cpu")
+        if payload.gpu and payload.gpu_memory_share is not None:
+            torch.cuda.set_per_process_memory_fraction(payload.gpu_memory_share)
+        self._data = SiteData(open_site(str(payload.site)), device)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._payload: _Payload = new_config["payload"]
+        self._trial = Trial(**json.loads(new_config["trial"]))
+        self._run: Generator[EpochRecord, None, TrialTables] | None = None
+        self._deadline = None if self._payload.time_limit_s is None else time.monotonic() + self._payload.time_limit_s
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if self._run is None:
+            self._run = run_trial(self._trial, self._data, self._payload.provenance)
+        began = time.monotonic()
+        try:
+            while True:
+                record = next(self._run)
+                now = time.monotonic()
+                if self._deadline is not None and now > self._deadline:
+                    limit = f"the time limit of {self._payload.time_limit_s:g} s was reached in epoch {record.epoch}"
+                    return self._store(failed_tables(self._trial, self._payload.provenance, "failed", limit))
+                if now - began > REPORT_EVERY_S:
+                    return {"epoch": record.epoch, _METRIC: record.validation_rmse_m, "done": False}
+        except StopIteration as end:
+            return self._store(end.value)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            state, reason = "out_of_memory", str(error) or "not enough memory"
+        except StudyError as error:
+            state, reason = "failed", str(error)
+        except Exception:  # a trial's own failure is a result: it is stored with its traceback, and shown
+            state, reason = "failed", traceback.format_exc(limit=20)
+        if self._data.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self._store(failed_tables(self._trial, self._payload.provenance, state, reason))
+
+    def _store(self, tables: TrialTables) -> dict[str, Any]:
+        self._run = None
+        try:
+            Store(self._payload.store).write(tables)
+        except ResultsError as error:
+            return {"store_failure": json.dumps([error.what, error.where, error.allowed, error.fix]), "done": True}
+        return {"row": json.dumps(tables.row), "done": True}
+
+    def cleanup(self) -> None:
+        if self._run is not None:
+            self._run.close()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: an interrupted trial starts again."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: see `save_checkpoint`."""
+
+
+class _NotPickled:
+    """Tune pickles its whole set-up for a restart that never happens here; these parts live in the driver alone."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _QueueSearcher(_NotPickled, Searcher):
+    """Tune's view of the queue. Never restored by Tune: after a crash a new one is built on the same store."""
+
+    def __init__(self, queue: StudyQueue, first: Trial, observer: EngineObserver) -> None:
+        super().__init__(metric=_METRIC, mode="min")
+        self._queue, self._first, self._observer = queue, [first], observer
+        self.trials: dict[str, Trial] = {}
+        self.store_failure: ResultsError | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.store_failure is not None:
+            return str(Searcher.FINISHED)
+        found = self._first.pop() if self._first else self._queue.next()
+        if found is Work.LATER:
+            return None
+        if not isinstance(found, Trial):
+            return str(Searcher.FINISHED)
+        self.trials[trial_id] = found
+        return {"trial": json.dumps(vars(found))}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        trial = self.trials.get(trial_id)
+        if trial is not None and "epoch" in result:
+            self._observer.trial_progressed(trial, result["epoch"], result[_METRIC])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        trial = self.trials.pop(trial_id, None)
+        if trial is None:  # Tune tells twice when stopping a trial failed
+            return
+        if result and "store_failure" in result:
+            what, where, allowed, fix = json.loads(result["store_failure"])
+            self.store_failure = ResultsError(what, where=where, allowed=allowed, fix=fix)
+            self._queue.lose(trial.key)
+        elif result and "row" in result and not error:
+            row = json.loads(result["row"])
+            self._queue.finish(row)
+            self._observer.trial_finished(row)
+        else:
+            self._queue.lose(trial.key)
+            if error:
+                self._observer.trial_lost(trial)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the state is in the store."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
+
+class _RunStopper(_NotPickled, Stopper):
+    """Ends the run when it is asked to, or when results cannot be stored."""
+
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self._should_stop = should_stop
+        self.stopping = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        self.stopping = self.stopping or self._should_stop()
+        return self.stopping
+
+
+class _Observe(_NotPickled, tune.Callback):
+    """Passes Tune's events on."""
+
+    def __init__(self, searcher: _QueueSearcher, stopper: _RunStopper, observer: EngineObserver) -> None:
+        self._searcher, self._stopper, self._observer = searcher, stopper, observer
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        found = self._searcher.trials.get(trial.trial_id)
+        if found is not None:
+            self._observer.trial_started(found)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._searcher.store_failure is not None:
+            self._stopper.stopping = True
+        self._observer.tick()

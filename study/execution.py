@@ -1,0 +1,188 @@
+"""One trial from its configuration to its tables. No Ray here: the engine and ``study rerun`` both call this."""
+
+from __future__ import annotations
+
+import math
+import resource
+import socket
+import time
+from collections.abc import Generator
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from models.complexity import measure_complexity
+from models.methods import NetworkShape, build_method
+from models.references import REFERENCES
+from models.settings import BACKBONES
+from study.data.dataset import DomainData, SiteData
+from study.metrics import Predictions, accuracy, confusion_matrix, rmse_m
+from study.provenance import Provenance
+from study.spec.trial import Trial, TrialConfiguration, canonical_json
+from study.store import TrialTables
+from study.training import EpochRecord, predict, train
+
+__all__ = ["failed_tables", "run_trial"]
+
+
+def run_trial(trial: Trial, data: SiteData, provenance: Provenance) -> Generator[EpochRecord, None, TrialTables]:
+    """Run a trial, yielding a record after each epoch; the generator's value are its tables.
+
+    On a CPU the caller limits torch to one thread: two trials on two cores are far faster that way.
+
+    Args:
+        trial: what to run.
+        data: the site, on the device to train on.
+        provenance: recorded in the row.
+
+    Raises:
+        StudyError: the data do not fit the configuration.
+    """
+    began, started_at = time.perf_counter(), datetime.now(UTC)
+    device = data.device
+    _reset_peak_memory(device)
+    config = TrialConfiguration.model_validate(trial.config)
+    parts = data.prepare(config.system, config.split, coordinate_scale_m=config.training.coordinate_scale_m)
+    row: dict[str, Any] = {
+        **_identity(trial, provenance, started_at),
+        "device": _device_name(device),
+        "classes": list(parts.conditions) or None,
+        "train_samples": len(parts.training.source.position),
+        "test_samples": len(parts.test.condition),
+    }
+    epochs: dict[str, Any] | None = None
+    train_began = time.perf_counter()
+    if trial.method in REFERENCES:
+        settings = dict(trial.config["objective"])
+        reference = REFERENCES[trial.method](**settings)
+        reference.fit(parts.training.source, len(parts.conditions))
+        row["train_seconds"] = time.perf_counter() - train_began
+        validation, test = (
+            Predictions.of(part, parts.frame.decode(position), condition)
+            for part, (position, condition) in (
+                (part, reference.predict(part.fingerprint)) for part in (parts.validation, parts.test)
+            )
+        )
+        row |= {
+            "state": "done",
+            "validation_rmse_m": rmse_m(validation.error_m),
+            "validation_accuracy": accuracy(validation),
+        }
+    else:
+        shape = NetworkShape(
+            fingerprint=tuple(parts.test.fingerprint.shape[1:]),
+            conditions=len(parts.conditions),
+            backbone=BACKBONES[config.network.preset],
+        )
+        torch.manual_seed(trial.seed)
+        method = build_method(trial.method, shape, branches=config.branches, objective=dict(trial.config["objective"]))
+        cost = measure_complexity(method, config.training.batch_size)
+        # channels_last halves a step on a CPU; on a GPU it is what the convolutions want too.
+        method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        outcome = yield from train(
+            method, parts.training, parts.validation, parts.frame, config.training, seed=trial.seed
+        )
+        best = outcome.best
+        row |= {
+            "state": "diverged" if outcome.diverged else "done",
+            "train_seconds": time.perf_counter() - train_began,
+            "epochs": len(outcome.epochs),
+            "best_epoch": best.epoch if best else None,
+            "validation_rmse_m": best.validation_rmse_m if best else None,
+            "validation_accuracy": best.validation_accuracy if best else None,
+            "parameters": cost.parameters,
+            "parameters_deployed": cost.parameters_deployed,
+            "macs_paper": cost.macs_paper,
+            "flops_batch": cost.flops_batch,
+            "macs_per_sample": cost.macs_per_sample,
+            "macs_deployed": cost.macs_deployed,
+        }
+        epochs = _epoch_columns(outcome.epochs)
+        if outcome.diverged:
+            return TrialTables(_finish(row, began, device), epochs)
+        # The one look at the test scenes.
+        test = predict(method, parts.test, parts.frame)
+    row |= _test_metrics(test, parts)
+    return TrialTables(_finish(row, began, device), epochs, _error_columns(test, parts))
+
+
+def failed_tables(trial: Trial, provenance: Provenance, state: str, error: str) -> TrialTables:
+    """The tables of a trial that did not get to an end: its identity and why."""
+    return TrialTables({**_identity(trial, provenance, datetime.now(UTC)), "state": state, "error": error})
+
+
+def _identity(trial: Trial, provenance: Provenance, started_at: datetime) -> dict[str, Any]:
+    return {
+        "key": trial.key,
+        "method": trial.method,
+        "seed": trial.seed,
+        "config": canonical_json(trial.config),
+        "data_hash": trial.data_hash,
+        "started_at": started_at.isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "torch_version": torch.__version__,
+        **provenance.as_row(),
+    }
+
+
+def _test_metrics(test: Predictions, parts: DomainData) -> dict[str, Any]:
+    confusion = confusion_matrix(test, len(parts.conditions))
+    recall = None
+    if confusion is not None:
+        # A class that the test scenes do not hold has no recall.
+        recall = [
+            float(confusion[i, i]) / total if (total := int(confusion[i].sum())) else math.nan
+            for i in range(len(parts.conditions))
+        ]
+    return {
+        "test_rmse_m": rmse_m(test.error_m),
+        "test_mean_error_m": float(test.error_m.mean()),
+        "test_median_error_m": float(test.error_m.quantile(0.5)),
+        "test_p90_error_m": float(test.error_m.quantile(0.9)),
+        "test_accuracy": accuracy(test),
+        "test_recall": recall,
+        "confusion": None if confusion is None else confusion.flatten().tolist(),
+    }
+
+
+def _epoch_columns(records: list[EpochRecord]) -> dict[str, Any] | None:
+    if not records:
+        return None
+    return {name: [getattr(record, name) for record in records] for name in EpochRecord.__dataclass_fields__}
+
+
+def _error_columns(test: Predictions, parts: DomainData) -> dict[str, Any]:
+    truth = parts.test.position_m.cpu()
+    hat = test.condition_hat
+    return {
+        "scene": parts.test.scene.numpy(),
+        "position": parts.test.index.numpy(),
+        "x_m": truth[:, 0].numpy(),
+        "y_m": truth[:, 1].numpy(),
+        "x_hat_m": test.position_m[:, 0].numpy(),
+        "y_hat_m": test.position_m[:, 1].numpy(),
+        "error_m": test.error_m.float().numpy(),
+        "condition": test.condition.to(torch.int8).numpy(),
+        "condition_hat": (torch.full_like(test.condition, -1) if hat is None else hat).to(torch.int8).numpy(),
+    }
+
+
+def _finish(row: dict[str, Any], began: float, device: torch.device) -> dict[str, Any]:
+    return {**row, "trial_seconds": time.perf_counter() - began, "peak_memory_mb": _peak_memory_mb(device)}
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    # Linux counts in KiB, and over the life of the process: a reused trial process never shows less than before.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,141 @@
+"""Repeat a stored trial without Ray and compare: ``study rerun KEY``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from study.data.dataset import SiteData
+from study.data.site import open_site
+from study.errors import ResultsError
+from study.execution import run_trial
+from study.provenance import Provenance
+from study.spec.trial import Trial
+from study.store import Store
+
+__all__ = ["Comparison", "repeat_trial", "show_comparison"]
+
+METRICS = (
+    "best_epoch",
+    "validation_rmse_m",
+    "validation_accuracy",
+    "test_rmse_m",
+    "test_median_error_m",
+    "test_accuracy",
+)
+# The same code on the same kind of processor repeats to the last digit. Another processor or torch build rounds
+# differently, and training amplifies that: such a difference is shown as one.
+RELATIVE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A stored trial beside its repetition.
+
+    Attributes:
+        stored, again: the two rows.
+        equal: state and every metric agree.
+    """
+
+    stored: dict[str, Any]
+    again: dict[str, Any]
+
+    @property
+    def equal(self) -> bool:
+        """Whether state and every metric agree."""
+        return self.stored["state"] == self.again["state"] and all(
+            _same(self.stored.get(name), self.again.get(name)) for name in METRICS
+        )
+
+
+def repeat_trial(key: str, folders: Sequence[Path], on_epoch: Callable[[str], None] = lambda text: None) -> Comparison:
+    """Find a trial by its key in the results folders, and run it again in this process.
+
+    Args:
+        key: the key or its first digits.
+        folders: results folders of studies; the first that holds the key counts.
+        on_epoch: told a line after each epoch.
+
+    Raises:
+        ResultsError: no such trial, or its site is gone or changed.
+        DataError: the site cannot be read.
+    """
+    store = next((s for s in map(Store, folders) if any((s.folder / "trials").glob(f"{key}*.parquet"))), None)
+    stored = (store or Store(folders[0])).find(key)
+    assert store is not None  # find() has raised otherwise
+    described = store.read_site() or {}
+    trial = Trial(json.loads(stored["config"]), stored["seed"], stored["data_hash"])
+    site = open_site(_site_name(described, store))
+    if site.data_hash != trial.data_hash:
+        raise ResultsError(
+            f"site {site.name!r} has changed since the trial ran",
+            where=str(site.folder),
+            allowed=f"data with the hash {trial.data_hash}",
+            fix="restore the site that the study was run on",
+        )
+    # As in a trial process: the number of threads decides the order of sums.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run = run_trial(trial, SiteData(site), Provenance.here())
+        while True:
+            try:
+                record = next(run)
+            except StopIteration as end:
+                return Comparison(stored, end.value.row)
+            on_epoch(f"epoch {record.epoch}: validation RMSE {record.validation_rmse_m:.3f} m")
+    finally:
+        torch.set_num_threads(before)
+
+
+def show_comparison(console: Console, comparison: Comparison) -> None:
+    """Both rows side by side."""
+    stored, again = comparison.stored, comparison.again
+    table = Table(
+        title=f"trial {stored['key']}: {stored['method']}, seed {stored['seed']}", title_justify="left", box=None
+    )
+    for title in ("", "stored", "again"):
+        table.add_column(title, justify="left" if not title else "right")
+    table.add_row("state", stored["state"], again["state"])
+    for name in METRICS:
+        table.add_row(name, _text(stored.get(name)), _text(again.get(name)))
+    console.print(table)
+    if comparison.equal:
+        console.print("the same result")
+        return
+    console.print("a different result")
+    for name in ("torch_version", "study_version", "git_commit", "device", "host"):
+        if stored.get(name) != again.get(name):
+            console.print(f"  {name}: {stored.get(name)} stored, {again.get(name)} now")
+
+
+def _site_name(described: dict[str, Any], store: Store) -> str:
+    """The folder that was recorded while it is there, otherwise the site's name (a shipped site that has moved)."""
+    folder, name = described.get("folder"), described.get("name")
+    if not isinstance(folder, str) or not isinstance(name, str):
+        raise ResultsError(
+            "the results folder does not say which site it ran on",
+            where=str(store.folder / "site.json"),
+            fix="run the study again; finished trials are kept",
+        )
+    return folder if Path(folder).is_dir() else name
+
+
+def _same(left: Any, right: Any) -> bool:
+    if left is None or right is None:
+        return left is right
+    return math.isclose(left, right, rel_tol=RELATIVE_TOLERANCE)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.6f}" if isinstance(value, float) else str(value)

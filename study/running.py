@@ -1,0 +1,274 @@
+"""From a spec to a finished results folder: run = wanted − stored."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from cluster.check import check_local, slots, this_machine
+from cluster.model import Cluster
+from study.data.site import Site, open_site
+from study.data.split import Split
+from study.data.system import SystemConfiguration
+from study.errors import ResultsError, SpecError, StudyError
+from study.provenance import Provenance
+from study.search import Progress, StudyQueue
+from study.spec.expand import Cell, expand
+from study.spec.model import StudySpec
+from study.spec.trial import Trial
+from study.store import Damaged, Store
+
+__all__ = ["RunObserver", "RunSummary", "StudyStatus", "check_against_site", "prepare", "run_study", "study_status"]
+
+
+class RunObserver(Protocol):
+    """What a run tells while it goes on."""
+
+    def run_started(self, queue: StudyQueue, cells: list[Cell], slots: int) -> None:
+        """Trials are about to run."""
+
+    def damaged_files(self, damaged: list[Damaged]) -> None:
+        """Result files that cannot be read; their trials run again."""
+
+    def trial_started(self, trial: Trial) -> None:
+        """A trial got a slot."""
+
+    def trial_progressed(self, trial: Trial, epoch: int, validation_rmse_m: float) -> None:
+        """A trial finished an epoch."""
+
+    def trial_finished(self, row: dict[str, Any]) -> None:
+        """A trial is in the store."""
+
+    def trial_lost(self, trial: Trial) -> None:
+        """A trial's process is gone for good; a later run starts it again."""
+
+    def tick(self) -> None:
+        """Some time has passed."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did.
+
+    Attributes:
+        folder: the results folder.
+        progress: counts at the end.
+        stopped: it was asked to stop before all was done.
+        seconds, slots: of the engine; 0 when nothing had to run.
+    """
+
+    folder: Path
+    progress: Progress
+    stopped: bool
+    seconds: float
+    slots: int
+
+    @property
+    def executed(self) -> int:
+        """Trials that this run finished."""
+        return sum(count for state, count in self.progress.finished.items() if state != "lost")
+
+
+def prepare(spec: StudySpec) -> Site:
+    """Open the site of a study and check the study against it; nothing is started or written.
+
+    Raises:
+        DataError: the site is unknown or damaged.
+        SpecError: the study asks for more scenes or paths than the site has.
+    """
+    site = open_site(spec.site)
+    check_against_site(spec, site)
+    return site
+
+
+def check_against_site(spec: StudySpec, site: Site) -> None:
+    """Whether the site has the scenes and paths of every cell.
+
+    Raises:
+        SpecError: it has not; the message names the cell.
+    """
+    for cell in expand(spec):
+        system = SystemConfiguration.model_validate(cell.config["system"])
+        try:
+            Split.model_validate(cell.config["split"]).scenes(site.scenes, f"site {site.name!r}")
+            system.check_paths(site.max_paths, f"site {site.name!r}")
+        except StudyError as error:
+            raise SpecError(
+                f"{error.what} (cell {cell.label!r})", where=error.where, allowed=error.allowed, fix=error.fix
+            ) from None
+
+
+def run_study(
+    spec: StudySpec,
+    cluster: Cluster,
+    folder: Path,
+    observer: RunObserver,
+    *,
+    cluster_source: str = "the cluster file",
+    retry: Collection[str] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RunSummary:
+    """Run what the spec wants and the folder does not hold yet.
+
+    Args:
+        spec: the study.
+        cluster: where to run.
+        folder: the results folder.
+        observer: told what happens.
+        cluster_source: the cluster file, for messages.
+        retry: states whose stored trials run again (failed, out_of_memory, diverged).
+        should_stop: asked often; True ends the run cleanly.
+
+    Raises:
+        StudyError: the site, the cluster or the folder cannot be used; nothing was started then.
+    """
+    site = prepare(spec)
+    check_local(cluster, source=cluster_source)
+    store = Store(folder)
+    described = spec.model_dump(mode="json", by_alias=True)
+    provenance = Provenance.here(described)
+    # Before anything is written: a folder of another study stays as it is.
+    _check_owner(store, described, site)
+    with store.locked():
+        _check_owner(store, described, site)
+        store.write_spec(described)
+        store.write_site(
+            {"name": site.name, "folder": str(site.folder.resolve()), "data_hash": site.data_hash, **site.metadata}
+        )
+        stored = store.load()
+        observer.damaged_files(stored.damaged)
+        rows = {key: row for key, row in stored.rows.items() if row["state"] not in retry}
+        try:
+            queue = StudyQueue(spec, site.data_hash, rows, store.journal)
+        except _JournalError as error:
+            raise ResultsError(
+                f"Optuna's journal cannot be used: {error}",
+                where=str(store.journal),
+                fix="delete the file; it is rebuilt from trials/",
+            ) from None
+        first = queue.next()
+        if not isinstance(first, Trial):
+            return RunSummary(folder, queue.progress(), False, 0.0, 0)
+        from study.engine import execute  # Ray starts only when something has to run
+
+        machine = this_machine()
+        expected = slots(cluster, cluster.cpus or machine.cpus, cluster.gpus) if cluster.address == "local" else 0
+        observer.run_started(queue, expand(spec), expected)
+        outcome = execute(queue, first, store, site.folder, cluster, provenance, observer, should_stop)
+        return RunSummary(folder, queue.progress(), outcome.stopped, outcome.seconds, outcome.slots)
+
+
+_JournalError = (json.JSONDecodeError, KeyError, UnicodeDecodeError)
+
+
+def _check_owner(store: Store, described: dict[str, Any], site: Site) -> None:
+    """Whether a results folder is new or belongs to this study: the same name, base values and data.
+
+    Axes, searches and seeds may grow: trials are found by their content. Other base values would mix two studies in
+    one report.
+    """
+    before = store.read_spec()
+    if before is None:
+        return
+    known_site = store.read_site() or {}
+    differences = [
+        f"{path}: {_short(old)} there, {_short(new)} here"
+        for path, old, new in _differences(
+            {"study": before.get("study"), "base": before.get("base"), "data_hash": known_site.get("data_hash")},
+            {"study": described["study"], "base": described["base"], "data_hash": site.data_hash},
+        )
+    ]
+    if differences:
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise ResultsError(
+            f"the results folder belongs to another spec ({'; '.join(differences[:3])}{more})",
+            where=str(store.folder),
+            allowed="a folder that is new or belongs to this study; axes, searches and seeds may change, "
+            "the study's name, base values and data may not",
+            fix="choose another folder with --results, or give the changed study another name",
+        )
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterable[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(set(old) | set(new)):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield path, old, new
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 20 else text[:17] + "…"
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """What is known about a results folder without running anything.
+
+    Attributes:
+        study: its name.
+        folder: the results folder.
+        wanted: trials of the spec, as far as is known.
+        states: how many stored trials of the spec have each state.
+        running: whether a driver holds the folder now.
+        damaged: files that cannot be read.
+        best: (cell label, validation RMSE in metres) of the best finished trial.
+    """
+
+    study: str
+    folder: Path
+    wanted: int
+    states: Counter[str] = field(default_factory=Counter)
+    running: bool = False
+    damaged: list[Damaged] = field(default_factory=list)
+    best: tuple[str, float] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "study": self.study,
+            "folder": str(self.folder),
+            "running": self.running,
+            "wanted": self.wanted,
+            "stored": sum(self.states.values()),
+            "states": dict(self.states),
+            "damaged": [{"file": str(item.path), "reason": item.reason} for item in self.damaged],
+            "best": None if self.best is None else {"cell": self.best[0], "validation_rmse_m": self.best[1]},
+        }
+
+
+def study_status(folder: Path) -> StudyStatus:
+    """Read the state of a study from its results folder.
+
+    Raises:
+        ResultsError: there is no study, or its study.yaml is damaged.
+    """
+    store = Store(folder)
+    described = store.read_spec()
+    if described is None:
+        raise ResultsError(
+            "there is no study in this folder",
+            where=str(folder),
+            allowed="a folder that `study run` wrote (it holds study.yaml)",
+            fix="name the results folder, for example results/quickstart",
+        )
+    spec = StudySpec.model_validate_json(json.dumps(described), strict=True)
+    stored = store.load()
+    site = store.read_site() or {}
+    queue = StudyQueue(spec, str(site.get("data_hash")), stored.rows)
+    queue.next()  # lets a finished search name its winner
+    keys = queue.known_keys()
+    return StudyStatus(
+        study=spec.study,
+        folder=folder,
+        wanted=queue.progress().wanted,
+        states=Counter(row["state"] for key, row in stored.rows.items() if key in keys),
+        running=store.is_locked(),
+        damaged=stored.damaged,
+        best=queue.best(),
+    )
