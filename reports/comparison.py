@@ -1,0 +1,162 @@
+"""Manually weighted against self-weighted: MDA at the best weights of a search, HDA with the weights it learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reports.results import LAMBDA, Results, StudyCell, Trial, configuration_label
+from reports.statistics import Interval, mean_interval
+from study.selection import candidate_label, config_value, select_winner
+
+__all__ = ["GAMMA", "Comparison", "Side", "SweepPoint", "compare", "interval_of", "seconds_of"]
+
+GAMMA = "objective.gamma"
+_WEIGHTS = (LAMBDA, GAMMA)
+_MANUAL, _LEARNED = "MDA", "HDA"
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """The trials of one candidate on the seeds that selected."""
+
+    values: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+    won: bool
+
+
+@dataclass(frozen=True)
+class Side:
+    """One method in one system configuration.
+
+    Attributes:
+        name: what the weights are: ``MDA, manual optimum``, ``MDA, fixed weights``, ``HDA, self-weighted``.
+        reported: the trials that its numbers are made of: the winner's where weights were searched.
+        spent: every trial that was needed to get there.
+        sweep: the candidates, empty where nothing was searched.
+        tuned: whether weights were searched.
+        seeds: how many seeds the spec asks for.
+        planned: how many trials the spec asks for, ``None`` where that cannot be told.
+    """
+
+    method: str
+    name: str
+    reported: tuple[Trial, ...]
+    spent: tuple[Trial, ...]
+    sweep: tuple[SweepPoint, ...]
+    tuned: bool
+    seeds: int
+    planned: int | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial that the spec asks for is stored, whatever its end."""
+        return self.planned is not None and len(self.spent) >= self.planned
+
+    @property
+    def done(self) -> tuple[Trial, ...]:
+        """The reported trials that are done."""
+        return tuple(trial for trial in self.reported if trial.state == "done")
+
+    @property
+    def training_seconds(self) -> float:
+        """Training time of every trial that was needed."""
+        return seconds_of(self.spent)
+
+    def weight(self, path: str) -> Any:
+        """The value of a weight in the reported trials, ``None`` where there is none."""
+        return config_value(self.reported[0].config, path) if self.reported else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both sides in one system configuration."""
+
+    configuration: tuple[tuple[str, Any], ...]
+    manual: Side | None
+    learned: Side | None
+
+    @property
+    def label(self) -> str:
+        """The configuration in words."""
+        return configuration_label(self.configuration)
+
+    @property
+    def ratio(self) -> float | None:
+        """Training time of the manual side over that of the learned side; ``None`` until both are complete."""
+        if self.manual is None or self.learned is None or self.learned.training_seconds <= 0:
+            return None
+        # Half a search against half of the seeds would say nothing about the cost of either.
+        if not (self.manual.complete and self.learned.complete):
+            return None
+        return self.manual.training_seconds / self.learned.training_seconds
+
+
+def compare(results: Results) -> list[Comparison]:
+    """One comparison for each system configuration that has MDA or HDA; weights on an axis count as a search."""
+    comparisons = []
+    for configuration in results.configurations(without=_WEIGHTS):
+        manual, learned = (_side(results, configuration, method) for method in (_MANUAL, _LEARNED))
+        if manual is not None or learned is not None:
+            comparisons.append(Comparison(configuration, manual, learned))
+    return comparisons
+
+
+def interval_of(
+    trials: Iterable[Trial], column: str, bounds: tuple[float, float] = (0.0, float("inf"))
+) -> Interval | None:
+    """Mean and interval of a column over the trials that are done and have it."""
+    values = [trial.number(column) for trial in trials if trial.state == "done"]
+    return mean_interval([value for value in values if value is not None], bounds=bounds)
+
+
+def seconds_of(trials: Iterable[Trial], column: str = "train_seconds") -> float:
+    """Sum of a time column; a trial without it (it failed before) counts nothing."""
+    return sum(trial.number(column) or 0.0 for trial in trials)
+
+
+def _side(results: Results, configuration: tuple[tuple[str, Any], ...], method: str) -> Side | None:
+    cells = results.cells_of(configuration, method, without=_WEIGHTS)
+    if not cells:
+        return None
+    swept = sorted({path for path in _WEIGHTS for cell in cells if path in cell.axes and len(cells) > 1})
+    searched = sorted({path for cell in cells for path in cell.searched} | set(swept))
+    trials = tuple({trial.key: trial for cell in cells for trial in cell.trials}.values())
+    plans = [cell.planned for cell in cells]
+    planned = None if None in plans else sum(plan or 0 for plan in plans)
+    seeds = cells[0].seeds
+    if not searched:
+        return Side(method, _name(method, tuned=False), trials, trials, (), False, seeds, planned)
+    reported, sweep = _searched(results, cells, trials, searched, swept=bool(swept))
+    tuned = any(path in searched for path in _WEIGHTS)
+    return Side(method, _name(method, tuned=tuned), reported, trials, sweep, tuned, seeds, planned)
+
+
+def _searched(
+    results: Results, cells: Sequence[StudyCell], trials: Sequence[Trial], searched: Sequence[str], *, swept: bool
+) -> tuple[tuple[Trial, ...], tuple[SweepPoint, ...]]:
+    """The winner's trials and the candidates; on an axis every value has run on all seeds, so all of them select."""
+    seeds = results.seeds if swept and not cells[0].searched else cells[0].search_seeds
+    metric, mode = results.selection
+    winner = select_winner([trial.row for trial in trials], searched, metric, mode, seeds)
+    by_label: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_label.setdefault(candidate_label({path: config_value(trial.config, path) for path in searched}), []).append(
+            trial
+        )
+    sweep = tuple(
+        SweepPoint(
+            {path: config_value(members[0].config, path) for path in searched},
+            tuple(trial for trial in members if trial.seed < seeds),
+            winner is not None and label == winner.label,
+        )
+        for label, members in by_label.items()
+    )
+    return (() if winner is None else tuple(by_label[winner.label])), sweep
+
+
+def _name(method: str, *, tuned: bool) -> str:
+    if method == _LEARNED:
+        return f"{method}, self-weighted"
+    return f"{method}, {'manual optimum' if tuned else 'fixed weights'}"

@@ -1,0 +1,230 @@
+"""Results folders on disk, written as docs/results.md says, with numbers that look like a study's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+TRIAL_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()), ("state", pa.string()), ("error", pa.string()), ("method", pa.string()),
+        ("seed", pa.int64()), ("config", pa.string()), ("validation_rmse_m", pa.float64()),
+        ("validation_accuracy", pa.float64()), ("best_epoch", pa.int64()), ("epochs", pa.int64()),
+        ("test_rmse_m", pa.float64()), ("test_mean_error_m", pa.float64()), ("test_median_error_m", pa.float64()),
+        ("test_p90_error_m", pa.float64()), ("test_accuracy", pa.float64()),
+        ("test_recall", pa.list_(pa.float64())), ("confusion", pa.list_(pa.int64())),
+        ("classes", pa.list_(pa.string())), ("test_samples", pa.int64()), ("train_samples", pa.int64()),
+        ("parameters", pa.int64()), ("parameters_deployed", pa.int64()), ("macs_paper", pa.int64()),
+        ("flops_batch", pa.int64()), ("macs_per_sample", pa.int64()), ("macs_deployed", pa.int64()),
+        ("train_seconds", pa.float64()), ("trial_seconds", pa.float64()), ("peak_memory_mb", pa.float64()),
+        ("started_at", pa.string()), ("device", pa.string()), ("host", pa.string()), ("torch_version", pa.string()),
+        ("ray_version", pa.string()), ("study_version", pa.string()), ("git_commit", pa.string()),
+        ("spec_hash", pa.string()), ("data_hash", pa.string()),
+    ]
+)  # fmt: skip
+
+SYSTEM: Mapping[str, Any] = {
+    "bandwidth_mhz": 100, "subcarriers": 64, "antennas": [8, 8], "paths": 25, "fingerprint": "adp",
+    "normalization": "antenna", "semantics": "ternary", "excess_delay": "wrap",
+}  # fmt: skip
+SPLIT: Mapping[str, Any] = {
+    "train_scenes": 50, "validation_scenes": 20, "test_scenes": 50, "target": "test", "data_seed": 0,
+}  # fmt: skip
+# RMSE, accuracy, best epoch, parameters, MACs per sample while training
+LEVELS: Mapping[str, tuple[float, float | None, int | None, int | None, int | None]] = {
+    "MEAN": (37.41, None, None, None, None),
+    "KNN": (15.52, 0.82, None, None, None),
+    "DCNN": (9.93, None, 22, 207_378, 33_706_144),
+    "TL": (9.52, None, 26, 426_180, 67_400_000),
+    "RDA": (9.31, None, 25, 273_556, 33_800_000),
+    "MDA": (9.41, 0.875, 31, 651_200, 67_800_000),
+    "HDA": (8.83, 0.882, 24, 651_202, 67_800_000),
+}
+TASKS = {"MDA", "HDA", "KNN"}
+
+
+class Store:
+    """A results folder under construction."""
+
+    def __init__(self, folder: Path, spec: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.spec = dict(spec)
+        for part in ("trials", "epochs", "errors"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        site = {"name": "canyon_small", "data_hash": "b9719d911017c592"}
+        (folder / "site.json").write_text(json.dumps(site), encoding="utf-8")
+        (folder / "study.yaml").write_text(yaml.safe_dump(self.spec, allow_unicode=True), encoding="utf-8")
+
+    def add(
+        self,
+        method: str,
+        seed: int,
+        *,
+        system: Mapping[str, Any] | None = None,
+        objective: Mapping[str, Any] | None = None,
+        state: str = "done",
+        details: bool = True,
+        epochs: int = 40,
+        **columns: Any,
+    ) -> str:
+        """Write one trial, with its epochs and errors unless ``details`` is false; returns its key."""
+        config: dict[str, Any] = {
+            "method": method, "system": {**SYSTEM, **(system or {})}, "split": dict(SPLIT),
+        }  # fmt: skip
+        if method not in ("MEAN", "KNN"):
+            config |= {"network": {"preset": "small"}, "training": {"epochs": epochs}}
+        if method in ("TL", "MDA", "HDA"):
+            config["branches"] = "shared"
+        config["objective"] = dict(objective or {})
+        return self.add_config(config, seed, state=state, details=details, epochs=epochs, **columns)
+
+    def add_config(
+        self,
+        config: Mapping[str, Any],
+        seed: int,
+        *,
+        state: str = "done",
+        details: bool = False,
+        epochs: int = 40,
+        **columns: Any,
+    ) -> str:
+        """Write one trial of a resolved configuration."""
+        method = config["method"]
+        text = json.dumps(config, sort_keys=True)
+        key = columns.pop("key", None) or hashlib.sha256(f"{text}|{seed}".encode()).hexdigest()[:16]
+        row = self._row(key, method, seed, config, text, state, epochs) | columns
+        write(self.folder / "trials" / f"{key}.parquet", [row], TRIAL_SCHEMA)
+        if details and state == "done":
+            self._errors(key, row)
+            if row["epochs"]:
+                self._epochs(key, row)
+        return key
+
+    def _row(
+        self, key: str, method: str, seed: int, config: Mapping[str, Any], text: str, state: str, epochs: int
+    ) -> dict[str, Any]:
+        random = _random(key)
+        level, accuracy, best, parameters, macs = LEVELS.get(method, (10.0, None, 20, 1000, 5000))
+        weight = config.get("objective", {}).get("lambda")
+        if weight is not None:
+            level += 14 * (weight - 0.7) ** 2
+            accuracy = 0.875 - 0.3 * max(weight - 0.75, 0) ** 1.5
+        level *= 1 + 0.6 * (25 - config["system"]["paths"]) / 25 if isinstance(config["system"]["paths"], int) else 1.3
+        if best is not None:
+            level += random.normal(0, 0.25)
+        done = state == "done"
+        row: dict[str, Any] = dict.fromkeys(TRIAL_SCHEMA.names)
+        row |= {
+            "key": key, "state": state, "method": method, "seed": seed, "config": text,
+            "error": None if state in ("done", "diverged", "pruned") else f"{method} ran out of luck",
+            "train_seconds": 0.0 if best is None else float(60 + 20 * random.random()), "peak_memory_mb": 812.0,
+            "started_at": f"2026-03-01T10:{seed:02d}:00+00:00", "device": "cpu", "host": "node-1",
+            "torch_version": "2.13.0", "ray_version": "2.60.0", "study_version": "0.1.0", "git_commit": "3f2a91c",
+            "spec_hash": "5d41402abc4b2a76", "data_hash": "b9719d911017c592", "test_samples": 2400,
+            "train_samples": 7200, "parameters": parameters, "parameters_deployed": parameters and parameters // 2,
+            "macs_per_sample": macs, "macs_deployed": macs and macs // 2, "macs_paper": macs and macs * 264,
+            "flops_batch": macs and macs * 512,
+        }  # fmt: skip
+        row["trial_seconds"] = row["train_seconds"] + 4.0
+        if done:
+            row |= {
+                "validation_rmse_m": 0.6 * level + random.normal(0, 0.05), "validation_accuracy": accuracy,
+                "best_epoch": best and min(best + int(random.integers(-4, 5)), epochs), "epochs": best and epochs,
+                "test_rmse_m": level, "test_mean_error_m": 0.8 * level, "test_median_error_m": 0.62 * level,
+                "test_p90_error_m": 1.7 * level, "test_accuracy": accuracy and accuracy + random.normal(0, 0.004),
+            }  # fmt: skip
+        return row
+
+    def _errors(self, key: str, row: Mapping[str, Any]) -> None:
+        random, count = _random(key), 600
+        errors = random.gamma(1.4, row["test_rmse_m"] / 1.85, count)
+        angle = random.uniform(0, 2 * np.pi, count)
+        x, y = random.uniform(-40, 40, count), random.uniform(-8, 8, count)
+        table = {
+            "key": [key] * count, "scene": np.arange(count) // 60, "position": np.arange(count) % 60,
+            "x_m": x, "y_m": y,
+            "x_hat_m": x + errors * np.cos(angle), "y_hat_m": y + errors * np.sin(angle), "error_m": errors,
+            "condition": random.integers(0, 3, count).astype("int8"),
+            "condition_hat": np.full(count, -1, "int8"),
+        }  # fmt: skip
+        pq.write_table(pa.table(table), self.folder / "errors" / f"{key}.parquet")
+
+    def _epochs(self, key: str, row: Mapping[str, Any]) -> None:
+        random = _random(key)
+        count, best, low = int(row["epochs"]), int(row["best_epoch"]), float(row["validation_rmse_m"])
+        epoch = np.arange(1, count + 1)
+        curve = low * (1 + 2.2 * np.exp(-epoch / (best / 3.2)) + 0.002 * np.maximum(epoch - best, 0))
+        curve = np.maximum(curve + random.normal(0, 0.08, count), low)
+        curve[best - 1] = low
+        learned = row["method"] == "HDA"
+        missing = [None] * count
+        noise = random.normal(0, 0.02, count)
+        table = {
+            "key": [key] * count, "epoch": epoch, "train_loss": 3 * np.exp(-epoch / 10), "validation_rmse_m": curve,
+            "validation_accuracy": missing, "learning_rate": np.full(count, 1e-3), "seconds": np.full(count, 1.7),
+            "log_var_position": noise - 1.8 * (1 - np.exp(-epoch / 12)) if learned else missing,
+            "log_var_condition": noise - 1.5 * (1 - np.exp(-epoch / 7)) if learned else missing,
+        }  # fmt: skip
+        schema = pa.schema(
+            [("key", pa.string()), ("epoch", pa.int64())] + [(name, pa.float64()) for name in list(table)[2:]]
+        )
+        pq.write_table(pa.table(table, schema=schema), self.folder / "epochs" / f"{key}.parquet")
+
+
+def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def _random(key: str) -> np.random.Generator:
+    return np.random.default_rng(int(hashlib.sha256(key.encode()).hexdigest()[:12], 16))
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    """A resolved spec: five methods, a λ search for MDA, three seeds."""
+    return {
+        "study": "hda_against_mda",
+        "site": "data/canyon_small",
+        "axes": {"method": ["DCNN", "TL", "RDA", "MDA", "HDA"]},
+        "references": ["MEAN", "KNN"],
+        "seeds": 3,
+        "search": [
+            {"when": {"method": "MDA"}, "space": {"objective.lambda": {"grid": [0.0, 1.0, 0.1]}}, "sampler": "grid",
+             "trials": None, "seeds": 1}
+        ],
+        "select": {"metric": "validation_rmse", "mode": None},
+        "claims": [{"name": "HDA matches the manual optimum", "better": {"method": "HDA"}, "than": {"method": "MDA"}}],
+        "report": {"tables": ["performance", "complexity"], "figures": ["cdf", "lambda_sweep", "learning_curves"]},
+    } | changes  # fmt: skip
+
+
+def full_study(folder: Path, *, paths: tuple[Any, ...] = (), details: bool = True, **changes: Any) -> Store:
+    """A finished study; ``paths`` adds an axis ``system.paths``."""
+    content = spec(**changes)
+    if paths:
+        content["axes"]["system.paths"] = list(paths)
+    store = Store(folder, content)
+    for value in paths or (25,):
+        system = {"paths": value}
+        for method in ("MEAN", "KNN"):
+            store.add(method, 0, system=system, details=details)
+        for method in ("DCNN", "TL", "RDA", "HDA"):
+            for seed in range(content["seeds"]):
+                store.add(method, seed, system=system, details=details)
+        scores = {}
+        for step in range(11):
+            weight = round(0.1 * step, 10)
+            key = store.add("MDA", 0, system=system, objective={"lambda": weight, "gamma": 2.0}, details=details)
+            table = pq.read_table(folder / "trials" / f"{key}.parquet", columns=["validation_rmse_m"])
+            scores[table["validation_rmse_m"][0].as_py()] = weight
+        for seed in range(1, content["seeds"]):
+            objective = {"lambda": scores[min(scores)], "gamma": 2.0}
+            store.add("MDA", seed, system=system, objective=objective, details=details)
+    return store

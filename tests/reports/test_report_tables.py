@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import csv
+import io
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from store_factory import Store, full_study, spec
+
+from reports import tables
+from reports.results import load_results
+from reports.statistics import mean_interval
+from reports.tables import Cell, Column, Table, si_count
+
+
+class Rows(HTMLParser):
+    """The text of the body cells of the first table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.body = self.cell = False
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.body = self.body or tag == "tbody"
+        if self.body and tag == "tr":
+            self.rows.append([])
+        if self.body and tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.cell = False
+        if tag == "tbody":
+            self.body = False
+
+    def handle_data(self, data: str) -> None:
+        if self.body and self.cell:
+            self.rows[-1][-1] += data
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"\d+(?:\.\d+)?", text)
+
+
+def all_tables(store: Store) -> list[Table]:
+    results = load_results(store.folder)
+    built = [
+        tables.performance(results),
+        tables.complexity(results),
+        tables.manual_optimum(results),
+        tables.cost(results),
+        tables.trial_list(results),
+    ]
+    return [table for table in built if table is not None]
+
+
+def row_of(table: Table, *start: str) -> dict[str, Cell]:
+    (row,) = (row for row in table.rows if [cell.text for cell in row[: len(start)]] == list(start))
+    return {column.name: cell for column, cell in zip(table.columns, row, strict=True)}
+
+
+def unfinished(folder: Path) -> Store:
+    store = Store(folder, spec())
+    store.add("KNN", 0)
+    store.add("DCNN", 0)
+    for seed in (1, 2):
+        store.add("DCNN", seed, state="diverged")
+    for seed in range(3):
+        store.add("TL", seed, state="diverged")
+    store.add("RDA", 0, state="failed")
+    store.add("RDA", 1, state="out_of_memory")
+    for step in range(4):
+        store.add("MDA", 0, objective={"lambda": step / 10}, state="pruned" if step == 2 else "done")
+    return store
+
+
+def test_every_rendering_carries_the_same_numbers_in_the_same_order(finished: Store) -> None:
+    for table in all_tables(finished):
+        parser = Rows()
+        parser.feed(tables.to_html(table))
+        body = tables.to_markdown(table).split("\n\n", 1)[1].split("\n\n")[0].splitlines()[2:]
+        buffer = io.StringIO()
+        Console(file=buffer, width=400, color_system=None).print(tables.to_terminal(table))
+        printed = buffer.getvalue()
+        printed = printed[printed.index("─") : printed.rindex(table.caption[:20])]
+        everything: list[str] = []
+        for html_row, markdown_row, row in zip(parser.rows, body, table.rows, strict=True):
+            expected = [number for cell in row for number in numbers(cell.full)]
+            assert [number for text in html_row for number in numbers(text)] == expected
+            assert numbers(markdown_row) == expected
+            # A terminal shows an interval on the line below its mean.
+            everything += [number for cell in row for number in numbers(cell.text)]
+            everything += [number for cell in row for number in numbers(cell.interval or "")]
+        assert numbers(printed) == everything
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_the_main_tables_fit_a_terminal_of_eighty_columns(finished: Store, number: int) -> None:
+    table = all_tables(finished)[number]
+    buffer = io.StringIO()
+    Console(file=buffer, width=80, color_system=None).print(tables.to_terminal(table))
+    assert "…" not in buffer.getvalue()
+    for row in table.rows:
+        for cell in row[1:]:
+            assert cell.text.replace(" of ", "/") in buffer.getvalue()
+            assert (cell.interval or "").replace(" ", "") in buffer.getvalue()
+
+
+def test_csv_carries_the_unrounded_numbers(finished: Store) -> None:
+    for table in all_tables(finished):
+        rows = list(csv.reader(io.StringIO(tables.to_csv(table))))
+        assert len(rows) == len(table.rows) + 1
+        for fields, row in zip(rows[1:], table.rows, strict=True):
+            remaining = iter(fields)
+            for column, cell in zip(table.columns, row, strict=True):
+                field = next(remaining)
+                if isinstance(cell.value, float):
+                    assert float(field) == pytest.approx(cell.value, rel=1e-10)
+                if column.spread:
+                    limits = [next(remaining), next(remaining), next(remaining)]
+                    if cell.low is not None:
+                        assert float(limits[0]) == pytest.approx(cell.low, rel=1e-10)
+                        assert limits[2] == str(cell.n)
+            assert next(remaining, None) is None
+
+
+def test_performance_shows_mean_interval_and_seeds(finished: Store) -> None:
+    results = load_results(finished.folder)
+    table = tables.performance(results)
+    assert [row[0].text for row in table.rows] == ["MEAN", "KNN", "DCNN", "TL", "RDA", "MDA", "HDA"]
+    (cell,) = (cell for cell in results.cells if cell.method == "HDA")
+    expected = mean_interval([trial.row["test_rmse_m"] for trial in cell.trials])
+    assert expected is not None
+    shown = row_of(table, "HDA")
+    assert shown["RMSE"].full == f"{expected.mean:.2f} ({expected.low:.2f} – {expected.high:.2f})"
+    assert (shown["RMSE"].value, shown["RMSE"].n) == (expected.mean, 3)
+    assert shown["Seeds"].text == "3 of 3"
+    assert shown["Seeds"].keys == tuple(trial.key for trial in cell.trials)
+    assert shown["Best epoch"].text.endswith(" of 40")
+    assert row_of(table, "DCNN")["Accuracy"].text == "–"
+    assert row_of(table, "KNN")["RMSE"].interval is None
+    for words in (
+        "canyon_small",
+        "50 training, 20 validation, 50 test scenes",
+        "lowest mean validation RMSE",
+        "3 seeds",
+    ):
+        assert words in table.caption
+
+
+def test_holes_say_what_is_missing(folder: Path) -> None:
+    table = tables.performance(load_results(unfinished(folder).folder))
+    assert row_of(table, "MEAN")["RMSE"].text == "— not run"
+    assert row_of(table, "HDA")["RMSE"].text == "— not run"
+    assert row_of(table, "TL")["RMSE"].text == "— diverged ×3"
+    assert "failed ×1" in row_of(table, "RDA")["RMSE"].text
+    assert row_of(table, "RDA")["Not finished"].text == "failed ×1, out of memory ×1, 1 seed not run"
+    partial = row_of(table, "DCNN")
+    assert partial["Seeds"].text == "1 of 3"
+    assert partial["Not finished"].text == "diverged ×2"
+    assert partial["RMSE"].interval is None
+    assert row_of(table, "MDA")["Not finished"].text == "pruned ×1, 2 seeds not run, 4 of 11 candidates run"
+    assert all(row_of(table, method)["RMSE"].hole for method in ("MEAN", "TL", "RDA", "HDA"))
+
+
+def test_a_search_without_a_finished_candidate_has_no_winner(folder: Path) -> None:
+    store = Store(folder, spec())
+    store.add("MDA", 0, objective={"lambda": 0.1}, state="diverged")
+    row = row_of(tables.performance(load_results(store.folder)), "MDA")
+    assert row["RMSE"].text == "— no candidate finished"
+
+
+def test_manual_optimum_counts_search_and_repeats(finished: Store) -> None:
+    results = load_results(finished.folder)
+    table = tables.manual_optimum(results)
+    assert table is not None
+    learned, manual = (
+        {column.name: cell for column, cell in zip(table.columns, row, strict=True)} for row in table.rows
+    )
+    assert (learned["Trials"].value, manual["Trials"].value) == (3, 13)
+    assert learned["λ"].text == "learned"
+    (cell,) = (cell for cell in results.cells if cell.method == "MDA")
+    assert cell.winner is not None
+    assert manual["λ"].value == cell.winner.values["objective.lambda"]
+    assert manual["γ"].text == "2"
+    seconds = {
+        method: sum(trial.row["train_seconds"] for trial in results.trials if trial.method == method)
+        for method in ("MDA", "HDA")
+    }
+    assert manual["Cost"].value == pytest.approx(seconds["MDA"] / seconds["HDA"])
+
+
+def test_a_weight_on_an_axis_counts_as_a_search(folder: Path) -> None:
+    weights = [0.1, 0.5, 0.9]
+    # λ means nothing to HDA: its trials are one cell, whatever the axis says.
+    store = Store(folder, spec(axes={"method": ["MDA", "HDA"], "objective.lambda": weights}, search=[], references=[]))
+    for seed in range(3):
+        store.add("HDA", seed)
+        for weight in weights:
+            store.add("MDA", seed, objective={"lambda": weight})
+    table = tables.manual_optimum(load_results(folder))
+    assert table is not None
+    assert [row[0].text for row in table.rows] == ["HDA, self-weighted", "MDA, manual optimum"]
+    assert [row_of(table, row[0].text)["Trials"].value for row in table.rows] == [3, 9]
+
+
+def test_costs_count_every_trial_and_the_time_without_result(folder: Path) -> None:
+    results = load_results(unfinished(folder).folder)
+    table = tables.cost(results)
+    total = row_of(table, "All")
+    assert (total["Planned"].value, total["Stored"].value, total["Done"].value) == (27, 13, 5)
+    assert (total["Diverged"].value, total["Pruned"].value) == (5, 1)
+    lost = sum(trial.row["trial_seconds"] for trial in results.trials if trial.state != "done")
+    scale = 60 if table.columns[-1].unit == "min" else 1
+    assert total["Without result"].value == pytest.approx(lost / scale)
+
+
+def test_headline_compares_hda_with_the_manual_optimum(finished: Store) -> None:
+    sentence = tables.headline(load_results(finished.folder))
+    assert re.fullmatch(
+        r"HDA reached [\d.]+ m \([\d.]+ – [\d.]+, n = 3\); manual-optimum MDA [\d.]+ m \([\d.]+ – [\d.]+, n = 3\) "
+        r"after [\d.]+ × the training time; the intervals (do not )?overlap\.",
+        sentence,
+    )
+
+
+@pytest.mark.parametrize(("shift", "words"), [(0.0, "the intervals overlap"), (20.0, "the intervals do not overlap")])
+def test_headline_says_whether_intervals_overlap(folder: Path, shift: float, words: str) -> None:
+    store = Store(folder, spec(search=[], references=[]))
+    for seed in range(3):
+        store.add("HDA", seed, test_rmse_m=8.0 + seed / 10)
+        store.add("MDA", seed, test_rmse_m=8.0 + seed / 10 + shift, objective={"lambda": 0.5})
+    sentence = tables.headline(load_results(folder))
+    assert words in sentence
+    assert "MDA with fixed weights" in sentence
+
+
+def test_headline_of_an_unfinished_study_says_so_and_quotes_no_cost(folder: Path) -> None:
+    store = unfinished(folder)
+    store.add("HDA", 0)
+    sentence = tables.headline(load_results(folder))
+    assert sentence.startswith("So far, HDA reached")
+    assert "single seed" in sentence
+    assert "training time" not in sentence
+
+
+def test_headline_over_several_configurations(folder: Path) -> None:
+    full_study(folder, paths=(10, 25), details=False)
+    sentence = tables.headline(load_results(folder))
+    assert "of 2 system configurations" in sentence
+    assert "where errors were lowest (Paths 25)" in sentence
+
+
+def test_headline_without_the_pair_names_the_best_method_and_the_reference(folder: Path) -> None:
+    store = Store(folder, spec(axes={"method": ["DCNN", "TL"]}, search=[]))
+    store.add("KNN", 0, test_rmse_m=15.5)
+    store.add("DCNN", 0, test_rmse_m=9.0)
+    store.add("TL", 0, test_rmse_m=9.5)
+    sentence = tables.headline(load_results(folder))
+    assert sentence.startswith("DCNN had the lowest test RMSE of what was compared, 9.00 m (n = 1)")
+    assert "the reference KNN 15.50 m" in sentence
+
+
+def test_headline_without_any_result_says_so(folder: Path) -> None:
+    Store(folder, spec()).add("DCNN", 0, state="failed")
+    assert tables.headline(load_results(folder)) == "No trial of this study has a result yet (1 failed)."
+
+
+def test_complexity_prints_counts_as_the_paper_does(finished: Store) -> None:
+    row = row_of(tables.complexity(load_results(finished.folder)), "DCNN")
+    assert row["Parameters, training"].text == "207.378 K"
+    assert row["MACs per sample, training"].text == "33.706 M"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (512, "512"),
+        (207_378, "207.378 K"),
+        (1_300_628, "1.301 M"),
+        (999_999.9, "1.000 M"),
+        (17_829_777_408, "17.830 G"),
+        (0, "0"),
+    ],
+)
+def test_si_counts(value: float, text: str) -> None:
+    assert si_count(value) == text
+
+
+def test_names_are_shown_as_they_are() -> None:
+    nasty = "a|b <script>alert(1)</script> *x* [red]y[/red] `z`"
+    table = Table("t", nasty, nasty, (Column(nasty, align="left"),), ((Cell(nasty, nasty, note=nasty),),), (nasty,))
+    page = tables.to_html(table)
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    markdown = tables.to_markdown(table)
+    assert "<script>" not in markdown
+    for line in markdown.splitlines()[2:5]:
+        assert len(re.findall(r"(?<!\\)\|", line)) == 2
+    buffer = io.StringIO()
+    Console(file=buffer, width=200, color_system=None).print(tables.to_terminal(table))
+    assert buffer.getvalue().count("[red]y[/red]") == 5
+
+
+def test_tables_need_no_drawing_library_and_nothing_needs_torch_or_ray() -> None:
+    code = (
+        "import sys, reports.tables; assert not any(name.split('.')[0] in ('matplotlib', 'seaborn') for name in "
+        "sys.modules); import reports.build; assert not any(name.split('.')[0] in ('torch', 'ray', 'optuna') "
+        "for name in sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
