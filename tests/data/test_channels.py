@@ -7,7 +7,13 @@ import torch
 from hypothesis import given, settings
 
 from study.data.channels import channel_response, steering_vectors, strongest_paths
-from study.data.fingerprints import REFERENCE_DISTANCE_M, SPEED_OF_LIGHT_M_S, angle_delay_profile, fingerprint, normalize
+from study.data.fingerprints import (
+    REFERENCE_DISTANCE_M,
+    SPEED_OF_LIGHT_M_S,
+    angle_delay_profile,
+    fingerprint,
+    normalize,
+)
 from study.data.system import SystemConfiguration, fingerprint_shape
 
 SYSTEMS = st.fixed_dictionaries(

@@ -1,0 +1,1 @@
+"""Sites, channels, fingerprints and splits: from ray-traced paths to tensors."""

@@ -1,0 +1,75 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Trials on a CPU run on one thread each; tests share two cores with the trial processes that they start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import yaml
+from hypothesis import settings
+
+# A busy machine must not fail a law: no deadline per example.
+settings.register_profile("study", deadline=None)
+settings.load_profile("study")
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command line in this process: exit code, stdout, stderr."""
+
+    def call(*arguments: object) -> Result:
+        from study.cli import main
+
+        monkeypatch.setattr("sys.argv", ["study", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+# A study whose trials take a second or less: a handful of scenes, two epochs.
+SMALL_BASE: dict[str, Any] = {
+    "system": {"bandwidth_mhz": 100, "subcarriers": 16, "antennas": [4, 4]},
+    "split": {"train_scenes": 3, "validation_scenes": 1, "test_scenes": 2},
+    "network": {"preset": "small"},
+    "training": {"epochs": 2, "batch_size": 128, "learning_rate": 1.0e-3},
+}
+
+
+@pytest.fixture
+def write_spec(tmp_path: Path) -> Callable[..., Path]:
+    """Write a spec of a small study: keyword arguments replace its top-level keys."""
+
+    def write(**changes: Any) -> Path:
+        spec = {
+            "study": "small",
+            "site": "canyon_small",
+            "base": SMALL_BASE,
+            "axes": {"method": ["DCNN", "MDA", "HDA"]},
+            "seeds": 2,
+            "search": [{"when": {"method": "MDA"}, "space": {"objective.lambda": {"grid": [0.2, 0.8, 0.3]}}}],
+            **changes,
+        }
+        path = tmp_path / "spec.yaml"
+        path.write_text(yaml.safe_dump({key: value for key, value in spec.items() if value is not None}))
+        return path
+
+    return write

@@ -1,0 +1,194 @@
+"""Scenarios: traffic laws, labels from geometry, and mistakes in scenario files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from study.data.scenario import (
+    Scenario,
+    StaticBox,
+    Traffic,
+    classify,
+    list_scenarios,
+    load_scenario,
+    static_boxes,
+    user_positions,
+)
+from study.errors import SpecError
+
+CANYON = load_scenario("canyon_small")
+TRAFFIC = Traffic(CANYON)
+
+
+def changed(**values: object) -> Scenario:
+    return Scenario.model_validate(CANYON.model_dump() | values)
+
+
+@given(st.floats(0, TRAFFIC.duration_s))
+@settings(max_examples=60, deadline=None)
+def test_vehicles_never_overlap_and_stay_in_their_lane(time_s: float) -> None:
+    boxes = TRAFFIC.boxes(time_s)
+    half = max(kind.width_m for kind in CANYON.traffic.kinds) / 2 + CANYON.traffic.lateral_m
+    centre = boxes.box[:, 2:4].mean(1)
+    lanes = np.array([lane.y_m for lane in CANYON.traffic.lanes])
+    lane = np.abs(centre[:, None] - lanes).argmin(1)
+    assert (boxes.box[:, 2] >= lanes[lane] - half - 1e-9).all()
+    assert (boxes.box[:, 3] <= lanes[lane] + half + 1e-9).all()
+    assert (boxes.box[:, 0] >= CANYON.traffic.x_range_m[0]).all()
+    assert (boxes.box[:, 1] <= CANYON.traffic.x_range_m[1]).all()
+    for index in range(len(lanes)):
+        numbers = boxes.vehicle[lane == index]
+        ends = np.array(
+            [
+                (boxes.box[boxes.vehicle == number, 0].min(), boxes.box[boxes.vehicle == number, 1].max())
+                for number in np.unique(numbers)
+            ]
+        )
+        ends = ends[ends[:, 0].argsort()]
+        assert (ends[1:, 0] - ends[:-1, 1] >= CANYON.traffic.min_gap_m - 1e-6).all()
+
+
+def test_vehicles_do_not_touch_what_stands() -> None:
+    standing = np.array([box.box for box in static_boxes(CANYON)])
+    for time_s in CANYON.scene_times_s()[::10]:
+        moving = TRAFFIC.boxes(time_s).box
+        low = np.maximum(moving[:, None, 0::2], standing[None, :, 0::2])
+        high = np.minimum(moving[:, None, 1::2], standing[None, :, 1::2])
+        assert not (low < high).all(-1).any()
+
+
+def test_every_scene_has_traffic_in_every_lane() -> None:
+    lanes = np.array([lane.y_m for lane in CANYON.traffic.lanes])
+    for time_s in CANYON.scene_times_s():
+        lane = np.abs(TRAFFIC.boxes(time_s).box[:, 2:4].mean(1)[:, None] - lanes).argmin(1)
+        assert set(lane) == set(range(len(lanes)))
+
+
+def test_more_scenes_leave_the_first_ones_unchanged() -> None:
+    short = Traffic(changed(scenes=3))
+    for time_s in (0.0, 4.0, 8.0):
+        ours, theirs = short.boxes(time_s), TRAFFIC.boxes(time_s)
+        np.testing.assert_array_equal(np.sort(ours.vehicle), np.sort(theirs.vehicle))
+        np.testing.assert_array_equal(np.sort(ours.box, 0), np.sort(theirs.box, 0))
+
+
+def test_no_two_scenes_have_the_same_traffic() -> None:
+    seen = {TRAFFIC.boxes(time_s).box.tobytes() for time_s in CANYON.scene_times_s()}
+    assert len(seen) == CANYON.scenes
+
+
+def test_consecutive_scenes_are_decorrelated() -> None:
+    positions, walls = user_positions(CANYON), static_boxes(CANYON)
+    blocked = np.stack(
+        [
+            classify(positions, CANYON.base_station_m, walls, TRAFFIC.boxes(time_s).box) == 1
+            for time_s in CANYON.scene_times_s()
+        ]
+    )
+    deviation = blocked - blocked.mean(0)
+    assert abs((deviation[1:] * deviation[:-1]).mean() / (deviation**2).mean()) < 0.15
+
+
+def test_users_and_base_station_are_outside_all_buildings() -> None:
+    points = np.vstack([user_positions(CANYON), CANYON.base_station_m])
+    for box in static_boxes(CANYON):
+        limits = np.array(box.box).reshape(3, 2)
+        assert not ((limits[:, 0] <= points) & (points <= limits[:, 1])).all(1).any(), box.name
+
+
+def test_generated_houses_leave_the_cross_streets_open() -> None:
+    rows = CANYON.buildings
+    for box in static_boxes(CANYON):
+        if box.name.startswith("house_"):
+            x0, x1, y0, y1, _, _ = box.box
+            assert all(x1 <= start or x0 >= end for start, end in rows.cross_streets_m)
+            assert min(abs(y0), abs(y1)) >= rows.facade_y_m
+
+
+coordinate = st.floats(-10, 10).map(lambda value: round(value, 2))
+point = st.tuples(coordinate, coordinate, coordinate)
+
+
+@st.composite
+def box(draw: st.DrawFn) -> tuple[float, ...]:
+    low = draw(point)
+    size = draw(st.tuples(*[st.floats(0.2, 8).map(lambda value: round(value, 2))] * 3))
+    return tuple(value for start, length in zip(low, size, strict=True) for value in (start, start + length))
+
+
+def depth_inside(start: np.ndarray, end: np.ndarray, limits: np.ndarray) -> float:
+    """Largest distance to the box's faces that a densely sampled point of the segment reaches inside it."""
+    points = start + np.linspace(0, 1, 4001)[:, None] * (end - start)
+    return float(np.minimum(points - limits[:, 0], limits[:, 1] - points).min(1).max())
+
+
+@given(point, point, box())
+@settings(max_examples=300, deadline=None)
+def test_classify_agrees_with_points_along_the_segment(start, end, limits) -> None:  # type: ignore[no-untyped-def]
+    depth = depth_inside(np.array(start), np.array(end), np.array(limits).reshape(3, 2))
+    blocked = classify([end], start, [], [limits])[0] == 1
+    if depth > 0:
+        assert blocked
+    elif depth < -0.02:  # nearer than that, the points may step over a grazed edge
+        assert not blocked
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [((10, 0, 0), 1), ((10, 5, 0), 0), ((0, 10, 0), 0), ((3, 0, 0), 0), ((5, 0, 0), 1)],
+    ids=["through", "beside", "away", "before", "into"],
+)
+def test_classify_of_segments_along_an_axis(target: tuple[float, ...], expected: int) -> None:
+    assert classify([target], (0, 0, 0), [], [(4, 6, -1, 1, -1, 1)])[0] == expected
+
+
+def test_a_wall_outranks_a_vehicle() -> None:
+    wall = StaticBox(name="wall", material="brick", box=(4, 5, -1, 1, -1, 1))
+    conditions = classify([(10, 0, 0), (2.5, 0, 0), (-5, 0, 0)], (0, 0, 0), [wall], [(1, 2, -1, 1, -1, 1)])
+    np.testing.assert_array_equal(conditions, [2, 1, 0])
+
+
+def test_shipped_scenarios_are_listed() -> None:
+    assert "canyon_small" in list_scenarios()
+
+
+def test_unknown_scenario_names_the_nearest() -> None:
+    with pytest.raises(SpecError, match="canyon_small"):
+        load_scenario("canyon_smal")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"base_station_m": (33.0, 10.0, 6.0)}, "base station is inside 'protruding_house'"),
+        ({"users": CANYON.users.model_dump() | {"y_start_m": -30.0}}, "is inside 'house_south"),
+        ({"users": CANYON.users.model_dump() | {"y_start_m": -6.0}}, "stand in the lane"),
+        ({"scenes": 0}, "scenes"),
+        ({"speed": 3}, "speed"),
+        (
+            {"traffic": CANYON.traffic.model_dump() | {"lanes": [{"y_m": -8.5, "direction": 1, "speed_m_s": 9}]}},
+            "stands in the lane",
+        ),
+        (
+            {
+                "traffic": CANYON.traffic.model_dump()
+                | {"lanes": [{"y_m": y, "direction": 1, "speed_m_s": 9} for y in (0.0, 1.0)]}
+            },
+            "are 1 m apart",
+        ),
+        ({"boxes": [{"name": "a", "material": "brick", "box": [1, 0, 0, 1, 0, 1]}]}, "x0 < x1"),
+    ],
+)
+def test_impossible_scenarios_are_refused(change: dict[str, object], words: str, tmp_path: Path) -> None:
+    import json
+
+    values = json.loads(json.dumps(CANYON.model_dump(mode="json") | change))
+    file = tmp_path / "scenario.yaml"
+    file.write_text(json.dumps(values))  # JSON is YAML
+    with pytest.raises(SpecError, match=words):
+        load_scenario(file)

@@ -1,0 +1,197 @@
+"""What a study spec means: cells, searches, keys; and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import yaml
+from hypothesis import given
+
+from models.settings import METHOD_SETTINGS
+from study.errors import SpecError
+from study.resources import shipped_specs
+from study.spec.expand import expand, size
+from study.spec.loading import load_yaml, parse_yaml
+from study.spec.model import StudySpec, key_paths
+from study.spec.trial import Trial, TrialConfiguration, canonical_json
+
+SPEC: dict[str, Any] = {
+    "study": "example",
+    "site": "canyon_small",
+    "base": {"system": {"subcarriers": 32, "antennas": [4, 4]}, "network": {"preset": "small"}},
+    "axes": {"method": ["DCNN", "MDA", "HDA"], "system.paths": [10, {"uniform": [10, 25]}, 25]},
+    "seeds": 3,
+    "search": [{"when": {"method": "MDA"}, "space": {"objective.lambda": {"grid": [0.0, 1.0, 0.1]}}}],
+}
+
+
+def _parse(**changes: Any) -> StudySpec:
+    spec = copy.deepcopy(SPEC)
+    spec.update(changes)
+    return parse_yaml(yaml.safe_dump(spec), StudySpec, "study spec", "spec.yaml")
+
+
+def _problems(**changes: Any) -> str:
+    with pytest.raises(SpecError) as caught:
+        _parse(**changes)
+    return str(caught.value)
+
+
+def test_cells_are_all_combinations_with_reference_rows_first() -> None:
+    cells = expand(_parse())
+    assert [cell.method for cell in cells[:6]] == ["MEAN"] * 3 + ["KNN"] * 3
+    assert len(cells) == (2 + 3) * 3
+    assert {cell.label for cell in cells if cell.search is not None} == {
+        "MDA paths=10",
+        "MDA paths=10–25",
+        "MDA paths=25",
+    }
+
+
+def test_size_counts_search_repeats_and_reference_rows_once() -> None:
+    counted = size(_parse())
+    assert counted.search_trials == 3 * 11
+    assert counted.trials == 3 * 2 + 2 * 3 * 3 + 3 * (11 + 2)
+
+
+def test_exclude_leaves_cells_out() -> None:
+    cells = expand(_parse(exclude=[{"method": "DCNN", "system.paths": [10, 25]}]))
+    assert [cell.label for cell in cells if cell.method == "DCNN"] == ["DCNN paths=10–25"]
+
+
+def test_a_trial_depends_on_what_its_method_reads_and_on_nothing_else() -> None:
+    def key(**changes: Any) -> str:
+        config = {"method": "DCNN", **changes}
+        return Trial(TrialConfiguration.model_validate(config).resolved(), 0, "data").key
+
+    assert key() == key(objective={"lambda": 0.3, "gamma": 1.0})
+    assert key() == key(branches="twin")
+    assert key() != key(system={"bandwidth_mhz": 20})
+    assert key(method="MDA") != key(method="MDA", objective={"lambda": 0.3})
+    assert key(method="MDA") == key(method="MDA", objective={"lambda": 0.5})  # its default, written out
+    assert key(method="KNN") == key(method="KNN", training={"epochs": 7})
+
+
+def test_seed_and_data_are_part_of_a_trial() -> None:
+    config = TrialConfiguration().resolved()
+    keys = {Trial(config, seed, data).key for seed in range(3) for data in ("a", "b")}
+    assert len(keys) == 6
+    assert all(len(key) == 16 for key in keys)
+
+
+def test_keys_stay_what_they_are() -> None:
+    """Stored results are found by these keys: a change makes every study run again, and needs a new KEY_VERSION."""
+    assert Trial(TrialConfiguration().resolved(), 0, "data").key == "3fe1a6369424bf58"
+
+
+def test_reference_rows_have_one_trial_whatever_the_seeds() -> None:
+    cell = expand(_parse())[0]
+    assert not cell.trained
+    assert len({cell.trial(seed, "data").key for seed in range(5)}) == 1
+
+
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.floats(-1e6, 1e6) | st.text(), st.lists, max_leaves=5)
+)
+def test_canonical_json_does_not_see_the_order_of_keys(value: Any) -> None:
+    assert canonical_json({"a": value, "b": 1}) == canonical_json({"b": 1, "a": value})
+
+
+def test_canonical_json_does_not_see_rounding() -> None:
+    assert canonical_json(0.1 * 3) == canonical_json(0.3)
+    assert canonical_json(0.3) != canonical_json(0.3000001)
+
+
+@given(st.integers(0, 5), st.integers(1, 5), st.integers(1, 20))
+def test_a_grid_has_all_its_points(low: int, width: int, steps: int) -> None:
+    high = low + width
+    grid = {"grid": [low / 10, high / 10, width / 10 / steps]}
+    spec = _parse(search=[{"when": {"method": "MDA"}, "space": {"objective.lambda": grid}}])
+    values = spec.search[0].space["objective.lambda"].values()
+    assert values is not None
+    assert len(values) == steps + 1
+    assert values[0] == pytest.approx(low / 10)
+    assert values[-1] == pytest.approx(high / 10)
+
+
+def test_lambda_grid_values_are_round() -> None:
+    values = _parse().search[0].space["objective.lambda"].values()
+    assert values == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sedes": 3}, ["spec.yaml", "sedes", "did you mean 'seeds'"]),
+        ({"seeds": "three"}, ["seeds", "whole number"]),
+        ({"seeds": 0}, ["seeds", "too small"]),
+        ({"study": "a/b"}, ["study"]),
+        ({"axes": {"method": ["DCNN", "MDB"]}}, ["axes.method[1]", "MDB", "DCNN"]),
+        ({"axes": {"system.pathes": [10]}}, ["did you mean 'system.paths'"]),
+        ({"axes": {"system.paths": [0]}}, ["axes.system.paths[0]", "≥ 1"]),
+        ({"axes": {"system.paths": [{"uniform": [25, 10]}]}}, ["axes.system.paths[0]"]),
+        ({"axes": {"system.paths": []}}, ["at least one value"]),
+        ({"axes": {"system.paths": [10, 10]}}, ["twice"]),
+        ({"search": [{"space": {"objective.lambda": {"grid": [0.0, 1.5, 0.1]}}}]}, ["objective.lambda", "from 0 to 1"]),
+        (
+            {"search": [{"space": {"objective.lambda": {"float": [-0.5, 1.0]}}, "sampler": "tpe", "trials": 3}]},
+            ["0 to 1"],
+        ),
+        ({"search": [{"space": {"objective.lambda": {"float": [0.0, 1.0]}}}]}, ["cannot enumerate"]),
+        (
+            {"search": [{"space": {"objective.gamma": {"float": [2, 1]}}, "sampler": "tpe", "trials": 3}]},
+            ["low < high"],
+        ),
+        ({"search": [{"space": {"objective.gamma": {"float": [0, 1]}}, "sampler": "tpe"}]}, ["trials"]),
+        ({"search": [{"when": {"method": "TL"}, "space": {"objective.lambda": {"values": [0.1]}}}]}, ["never matches"]),
+        ({"search": [{"when": {"metod": "MDA"}, "space": {"objective.lambda": {"values": [0.1]}}}]}, ["'method'"]),
+        ({"search": SPEC["search"] * 2}, ["two searches match"]),
+        ({"search": [{"space": {"system.paths": {"values": [10]}}}]}, ["axis already"]),
+        ({"exclude": [{"method": "RDA"}]}, ["never matches"]),
+        ({"exclude": [{"method": ["MEAN", "KNN", "DCNN", "MDA", "HDA"]}]}, ["leaves no cell"]),
+        ({"select": {"metric": "test_rmse"}}, ["validation_rmse"]),
+        ({"select": {"metric": "validation_rmse", "mode": "max"}}, ["worst"]),
+        ({"base": {"objective": {"lambda": 1.2}}}, ["base.objective.lambda", "1.2", "from 0 to 1"]),
+        ({"base": {"system": {"bandwidth_mhz": "wide"}}}, ["base.system.bandwidth_mhz", "number"]),
+        ({"base": {"system": {"antennas": [4]}}}, ["base.system.antennas"]),
+        ({"base": {"system": {"antennas": [2, 4]}, "network": {"preset": "small"}}}, ["too small", "16 × 16"]),
+        ({"base": {"system": {"subcarriers": 32, "antennas": [8, 8]}}}, ["too small", "43 × 43"]),
+        ({"base": {"method": "KNN"}, "axes": {}, "search": []}, ["references"]),
+        ({"claims": [{"name": "x", "better": {"metod": "HDA"}, "than": {"method": "MDA"}}]}, ["'method'"]),
+    ],
+)
+def test_mistakes_are_named_with_their_place_and_what_is_allowed(changes: dict[str, Any], words: list[str]) -> None:
+    text = _problems(**changes)
+    for word in words:
+        assert word in text
+
+
+def test_all_mistakes_are_reported_at_once() -> None:
+    text = _problems(seeds=0, sedes=1, base={"objective": {"lambda": 2}}, select={"metric": "rmse"})
+    assert text.startswith("4 problems")
+
+
+def test_every_key_path_of_a_configuration_can_be_an_axis() -> None:
+    paths = key_paths()
+    for name in METHOD_SETTINGS:
+        config = TrialConfiguration.model_validate({"method": name}).resolved()
+        for section, values in config.items():
+            keys = [f"{section}.{key}" for key in values] if isinstance(values, dict) else [section]
+            assert set(keys) <= set(paths)
+
+
+@pytest.mark.parametrize("path", shipped_specs().values(), ids=lambda path: path.stem)
+def test_shipped_specs_are_valid(path: Path) -> None:
+    spec = load_yaml(path, StudySpec, kind="study spec")
+    assert spec.study == path.stem
+    assert size(spec).trials > 0
+
+
+def test_a_resolved_spec_is_a_spec() -> None:
+    spec = _parse()
+    text = yaml.safe_dump(spec.model_dump(mode="json", by_alias=True), allow_unicode=True)
+    assert parse_yaml(text, StudySpec, "study spec") == spec

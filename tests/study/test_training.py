@@ -1,0 +1,236 @@
+"""Training and the data that it may see, on the embedded site, without Ray."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL_BASE
+
+from models.settings import METHOD_SETTINGS, TRAINED_METHODS
+from study.data.dataset import SiteData
+from study.data.site import open_site
+from study.data.system import SystemConfiguration, UniformPaths
+from study.errors import ConfigurationError
+from study.execution import run_trial
+from study.metrics import Predictions, accuracy, confusion_matrix, rmse_m
+from study.provenance import Provenance
+from study.spec.trial import Trial, TrialConfiguration
+from study.store import TrialTables
+from study.training import EpochRecord
+
+HERE = Provenance("0", None, None, None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data() -> SiteData:
+    return SiteData(open_site("canyon_small"))
+
+
+def _trial(method: str, seed: int = 0, **changes: dict[str, Any]) -> Trial:
+    config = copy.deepcopy(SMALL_BASE)
+    for section, values in changes.items():
+        config.setdefault(section, {}).update(values)
+    resolved = TrialConfiguration.model_validate({"method": method, **config}).resolved()
+    return Trial(resolved, seed, open_site("canyon_small").data_hash)
+
+
+def _run(trial: Trial, data: SiteData) -> tuple[list[EpochRecord], TrialTables]:
+    records, run = [], run_trial(trial, data, HERE)
+    while True:
+        try:
+            records.append(next(run))
+        except StopIteration as end:
+            return records, end.value
+
+
+@pytest.mark.parametrize("method", list(METHOD_SETTINGS))
+def test_every_method_gives_a_complete_row(method: str, data: SiteData) -> None:
+    records, tables = _run(_trial(method), data)
+    row, settings = tables.row, METHOD_SETTINGS[method]
+    assert row["state"] == "done"
+    assert math.isfinite(row["test_rmse_m"])
+    assert row["test_samples"] == 2 * 160
+    assert row["train_samples"] == 3 * 160
+    assert tables.errors is not None
+    assert len(tables.errors["error_m"]) == 320
+    assert set(tables.errors["scene"].tolist()) == {4, 5}
+    assert row["test_rmse_m"] == pytest.approx(float(np.sqrt(np.mean(tables.errors["error_m"] ** 2))), rel=1e-4)
+    assert (row["test_accuracy"] is not None) == settings.joint
+    if settings.joint:
+        assert sum(row["confusion"]) == 320
+        right = sum(row["confusion"][i * 3 + i] for i in range(3))
+        assert row["test_accuracy"] == pytest.approx(right / 320)
+    if settings.trained:
+        assert [record.epoch for record in records] == [1, 2]
+        best = min(records, key=lambda record: record.validation_rmse_m)
+        assert row["best_epoch"] == best.epoch
+        assert row["validation_rmse_m"] == best.validation_rmse_m
+        assert (records[0].log_var_position is not None) == (method == "HDA")
+
+
+@pytest.mark.parametrize("method", TRAINED_METHODS)
+def test_the_same_seed_repeats_and_another_does_not(method: str, data: SiteData) -> None:
+    def path(seed: int) -> list[float]:
+        return [record.train_loss for record in _run(_trial(method, seed), data)[0]]
+
+    assert path(0) == path(0)
+    assert path(0) != path(1)
+
+
+@pytest.mark.parametrize("method", ["TL", "RDA", "MDA", "HDA", "KNN"])
+def test_labels_of_the_test_scenes_cannot_reach_training(method: str, data: SiteData) -> None:
+    """With other labels in the target scenes, training and selection are the same to the last digit."""
+    other = SiteData(data.site)
+    table = data.table
+    condition = table.condition.copy()
+    condition[4:] = (condition[4:] + 1) % 3
+    other._table = dataclasses.replace(table, condition=condition)
+    records, tables = _run(_trial(method), data)
+    again, changed = _run(_trial(method), other)
+    for one, two in zip(records, again, strict=True):
+        assert dataclasses.replace(one, seconds=0) == dataclasses.replace(two, seconds=0)
+    assert tables.row["validation_rmse_m"] == changed.row["validation_rmse_m"]
+    if METHOD_SETTINGS[method].joint:
+        assert tables.row["test_accuracy"] != changed.row["test_accuracy"]
+
+
+def test_the_training_data_hold_no_target_labels(data: SiteData) -> None:
+    config = TrialConfiguration.model_validate({"method": "HDA", **SMALL_BASE})
+    parts = data.prepare(config.system, config.split, coordinate_scale_m=30.0)
+    assert parts.training.target._fields == ("fingerprint",)
+    assert torch.equal(parts.training.target.fingerprint, parts.test.fingerprint)
+    assert len(parts.training.source.position) == 3 * 160
+
+
+def test_the_target_can_be_the_validation_scenes(data: SiteData) -> None:
+    config = TrialConfiguration.model_validate(
+        {"method": "HDA", **SMALL_BASE, "split": {**SMALL_BASE["split"], "target": "validation"}}
+    )
+    parts = data.prepare(config.system, config.split, coordinate_scale_m=30.0)
+    assert torch.equal(parts.training.target.fingerprint, parts.validation.fingerprint)
+
+
+def test_one_scale_for_all_axes_keeps_the_metric(data: SiteData) -> None:
+    config = TrialConfiguration.model_validate({"method": "DCNN", **SMALL_BASE})
+    frame = data.prepare(config.system, config.split, coordinate_scale_m=30.0).frame
+    points = torch.tensor([[0.0, 0.0], [30.0, 40.0]])
+    coded = frame.encode(points)
+    assert (coded[1] - coded[0]).norm() == pytest.approx(50 / 30)
+    torch.testing.assert_close(frame.decode(coded), points, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", TRAINED_METHODS)
+def test_nothing_inside_an_epoch_waits_for_the_device(
+    method: str, data: SiteData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every way to read a tensor's value on the host is counted; the count does not grow with the steps."""
+    counts = {"reads": 0}
+    for name in ("item", "__float__", "__bool__", "__int__", "tolist", "numpy", "cpu", "nonzero"):
+        real = getattr(torch.Tensor, name)
+
+        def counted(self: torch.Tensor, *args: Any, _real: Any = real, **kwargs: Any) -> Any:
+            counts["reads"] += 1
+            return _real(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+
+    def reads(batch: int) -> int:
+        counts["reads"] = 0
+        _run(_trial(method, training={"batch_size": batch}), data)
+        return counts["reads"]
+
+    assert reads(240) == reads(40)  # 2 and 12 steps an epoch
+
+
+def test_divergence_ends_the_trial_and_is_its_state(data: SiteData) -> None:
+    trial = _trial("DCNN", training={"epochs": 30, "learning_rate": 1e30, "optimizer": "sgd"})
+    records, tables = _run(trial, data)
+    assert tables.row["state"] == "diverged"
+    assert tables.row.get("test_rmse_m") is None
+    assert tables.errors is None
+    assert len(records) < 30
+    assert tables.epochs is not None
+    assert len(tables.epochs["epoch"]) == len(records)
+
+
+def test_the_test_scenes_are_predicted_once_at_the_best_epoch(data: SiteData, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    import study.execution
+    import study.training
+
+    real = study.training.predict
+
+    def spy(method: Any, samples: Any, frame: Any) -> Any:
+        seen.append(len(samples.condition))
+        return real(method, samples, frame)
+
+    monkeypatch.setattr(study.training, "predict", spy)
+    monkeypatch.setattr(study.execution, "predict", spy)
+    _run(_trial("HDA", training={"epochs": 3}), data)
+    assert seen == [160, 160, 160, 320]
+
+
+def test_training_beats_the_mean_position(data: SiteData) -> None:
+    training = {"epochs": 20, "batch_size": 64, "learning_rate": 3e-3, "schedule": "one_cycle"}
+    changes = {"split": {"train_scenes": 10}, "training": training}
+    mean = _run(_trial("MEAN", **changes), data)[1].row["test_rmse_m"]
+    trained = _run(_trial("HDA", **changes), data)[1].row["test_rmse_m"]
+    assert trained < mean / 2
+
+
+def test_variable_paths_are_drawn_once_for_all_trials(data: SiteData) -> None:
+    system = SystemConfiguration(subcarriers=16, antennas=(4, 4), paths=UniformPaths(uniform=(10, 25)))
+    first = data.fingerprints(system, 0).clone()
+    data.fingerprints(system, 1)
+    assert torch.equal(first, data.fingerprints(system, 0))
+    assert not torch.equal(first, data.fingerprints(system, 1))
+    fixed = data.fingerprints(system.model_copy(update={"paths": 25}), 0)
+    same = (first == fixed).flatten(2).all(2).float().mean()
+    assert 0 < same < 0.5  # one in sixteen draws all 25, and some rows have fewer
+
+
+def test_binary_semantics_join_the_two_blocked_conditions(data: SiteData) -> None:
+    row = _run(_trial("HDA", system={"semantics": "binary"}), data)[1].row
+    assert row["classes"] == ["LOS", "NLOS"]
+    assert len(row["confusion"]) == 4
+
+
+def test_without_semantics_there_is_no_accuracy(data: SiteData) -> None:
+    row = _run(_trial("MDA", system={"semantics": "none"}), data)[1].row
+    assert row["test_accuracy"] is None
+    assert row["classes"] is None
+
+
+def test_more_than_the_site_has_is_refused(data: SiteData) -> None:
+    with pytest.raises(ConfigurationError, match="needs 203 scenes"):
+        _run(_trial("DCNN", split={"train_scenes": 200}), data)
+    with pytest.raises(ConfigurationError, match="asks for 26 paths"):
+        _run(_trial("DCNN", system={"paths": 26}), data)
+
+
+def test_metrics_by_hand() -> None:
+    predictions = Predictions(
+        position_m=torch.zeros(3, 2),
+        error_m=torch.tensor([3.0, 4.0, 0.0]).double(),
+        condition=torch.tensor([0, 1, 2]),
+        condition_hat=torch.tensor([0, 2, 2]),
+    )
+    assert rmse_m(predictions.error_m) == pytest.approx(math.sqrt(25 / 3))
+    assert accuracy(predictions) == pytest.approx(2 / 3)
+    matrix = confusion_matrix(predictions, 3)
+    assert matrix is not None
+    assert matrix.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
