@@ -69,4 +69,4 @@ class _ReverseGradient(torch.autograd.Function):
 
 def reverse_gradient(x: Tensor, strength: float) -> Tensor:
     """The identity whose gradient is multiplied by −strength (adversarial domain classification in RDA)."""
-    return _ReverseGradient.apply(x, strength)  # type: ignore[no-any-return,no-untyped-call]
+    return _ReverseGradient.apply(x, strength)

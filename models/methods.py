@@ -143,10 +143,7 @@ class Method(nn.Module):
             return self.source_branch(source), self.target_branch(target)
         both = self.source_branch(torch.cat([source, target]))
         count = source.shape[0]
-        return (
-            _BranchOutput(*(None if x is None else x[:count] for x in both)),
-            _BranchOutput(*(None if x is None else x[count:] for x in both)),
-        )
+        return _rows(both, slice(None, count)), _rows(both, slice(count, None))
 
     def training_loss(self, source: LabelledBatch, target: UnlabelledBatch | None, progress: float) -> Tensor:
         """The loss of one step.
@@ -327,6 +324,11 @@ def build_method(
     method = kind(shape, dataclass_(**{known[key]: value for key, value in settings.items()}), branches)
     method.initialize()
     return method
+
+
+def _rows(output: _BranchOutput, rows: slice) -> _BranchOutput:
+    logits = None if output.logits is None else output.logits[rows]
+    return _BranchOutput(output.features[rows], output.position[rows], logits)
 
 
 def _required(target: UnlabelledBatch | None) -> UnlabelledBatch:

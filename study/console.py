@@ -219,7 +219,8 @@ def show_cells(console: Console, cells: list[Cell], seeds: int) -> None:
         else:
             search = cell.search
             repeats = max(0, seeds - search.seeds)
-            what = f"{search.points()} candidates ({search.sampler}) over {', '.join(search.space)}; winner on {seeds} seeds"
+            space = ", ".join(search.space)
+            what = f"{search.points()} candidates ({search.sampler}) over {space}; winner on {seeds} seeds"
             table.add_row(Text(cell.label), str(search.points() * search.seeds + repeats), Text(what))
     console.print(table)
 

@@ -17,6 +17,7 @@ from models.methods import NetworkShape, build_method
 from models.references import REFERENCES
 from models.settings import BACKBONES
 from study.data.dataset import DomainData, SiteData
+from study.data.system import fingerprint_shape
 from study.metrics import Predictions, accuracy, confusion_matrix, rmse_m
 from study.provenance import Provenance
 from study.spec.trial import Trial, TrialConfiguration, canonical_json
@@ -71,7 +72,7 @@ def run_trial(trial: Trial, data: SiteData, provenance: Provenance) -> Generator
         }
     else:
         shape = NetworkShape(
-            fingerprint=tuple(parts.test.fingerprint.shape[1:]),
+            fingerprint=fingerprint_shape(config.system),
             conditions=len(parts.conditions),
             backbone=BACKBONES[config.network.preset],
         )

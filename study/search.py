@@ -213,8 +213,7 @@ class _SearchedCell:
             for trial in candidate.trials:
                 if trial.key not in rows and trial.key not in live and trial.key not in self._lost:
                     return trial
-        candidate = self._propose(rows)
-        if candidate is not None:
+        if self._propose(rows) is not None:
             return self.next(rows, live)
         if any(not candidate.told for candidate in self._candidates.values()):
             return Work.LATER

@@ -102,7 +102,7 @@ def train(
             progress = ((epoch - 1) * steps + step) / (settings.epochs * steps)
             loss = method.training_loss(labelled, unlabelled, progress)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             total += loss.detach()

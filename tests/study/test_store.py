@@ -111,7 +111,7 @@ def test_a_writer_that_dies_leaves_no_row(tmp_path: Path) -> None:
 
 def test_a_second_driver_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    code = "import sys; from pathlib import Path; from study.store import Store\nwith Store(Path(sys.argv[1])).locked(): pass"
+    code = "import sys, pathlib; from study.store import Store\nwith Store(pathlib.Path(sys.argv[1])).locked(): pass"
     with store.locked():
         assert store.is_locked()
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)

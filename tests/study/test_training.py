@@ -185,10 +185,10 @@ def test_the_test_scenes_are_predicted_once_at_the_best_epoch(data: SiteData, mo
 
 
 def test_training_beats_the_mean_position(data: SiteData) -> None:
-    training = {"epochs": 20, "batch_size": 64, "learning_rate": 3e-3, "schedule": "one_cycle"}
-    changes = {"split": {"train_scenes": 10}, "training": training}
+    training = {"epochs": 8, "batch_size": 64, "learning_rate": 3e-3, "schedule": "one_cycle"}
+    changes = {"split": {"train_scenes": 24}, "training": training}
     mean = _run(_trial("MEAN", **changes), data)[1].row["test_rmse_m"]
-    trained = _run(_trial("HDA", **changes), data)[1].row["test_rmse_m"]
+    trained = _run(_trial("DCNN", **changes), data)[1].row["test_rmse_m"]
     assert trained < mean / 2
 
 
