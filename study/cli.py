@@ -51,12 +51,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def main() -> None:
     """Run the command line and exit."""
     try:
-        app(standalone_mode=False)
+        # Outside its own error handling, typer returns the code of `typer.Exit`.
+        code = app(standalone_mode=False)
     except StudyError as error:
         print(f"study: {error}", file=sys.stderr)
         sys.exit(2)
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("study: stopped", file=sys.stderr)
         sys.exit(130)
@@ -70,6 +69,7 @@ def main() -> None:
             raise
         error.show()
         sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _show_version(value: bool) -> None:
