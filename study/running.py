@@ -77,11 +77,12 @@ def prepare(spec: StudySpec) -> Site:
     """Open the site of a study and check the study against it; nothing is started or written.
 
     Raises:
-        DataError: the site is unknown or damaged.
+        DataError: the site is unknown, or its path table is damaged.
         SpecError: the study asks for more scenes or paths than the site has.
     """
     site = open_site(spec.site)
     check_against_site(spec, site)
+    site.read_paths()  # a damaged table is one message here, and a failure of every trial later
     return site
 
 

@@ -214,6 +214,8 @@ class Store:
             content = yaml.safe_load(self.spec_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except NotADirectoryError as error:
+            raise _unwritable(self.folder, error) from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ResultsError(
                 f"study.yaml cannot be read: {type(error).__name__}",

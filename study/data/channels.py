@@ -25,6 +25,19 @@ def _phasor(cycles: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
+def _powers(cycles: Tensor, count: int) -> Tensor:
+    """e^(j2π·k·cycles) for k = 0 … count − 1. [B, P] → [B, P, count].
+
+    Built as a product of coarse and fine steps: about 2·√count sines and cosines each instead of count.
+    """
+    fine = max(1, round(count**0.5))
+    coarse = -(-count // fine)
+    steps = torch.arange(max(fine, coarse), dtype=torch.float64, device=cycles.device)
+    small = _phasor(cycles[:, :, None] * steps[:fine])
+    large = _phasor(cycles[:, :, None] * (steps[:coarse] * fine))
+    return (large[:, :, :, None] * small[:, :, None, :]).flatten(2)[:, :, :count]
+
+
 def steering_vectors(zenith_rad: Tensor, azimuth_rad: Tensor, antennas: tuple[int, int]) -> Tensor:
     """Array response of a half-wavelength planar array for each path, no beam squint.
 
@@ -76,8 +89,7 @@ def channel_response(
     cycles = delay_s.double() * spacing_hz
     if excess_delay == "drop":
         gain = torch.where(cycles < 1.0, gain, torch.zeros_like(gain))
-    carriers = torch.arange(subcarriers, dtype=torch.float64, device=delay_s.device)
-    delays = _phasor(-torch.remainder(cycles, 1.0)[:, :, None] * carriers)
+    delays = _powers(-torch.remainder(cycles, 1.0), subcarriers)
     return torch.matmul(steering_vectors(zenith_rad, azimuth_rad, antennas) * gain[:, None, :], delays)
 
 

@@ -1,0 +1,300 @@
+"""The command line as a user meets it: right input, wrong input, exit codes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from conftest import SMALL_BASE, Result
+
+import study.cli
+from study.resources import shipped_clusters
+from study.store import Store, TrialTables
+
+Cli = Callable[..., Result]
+WriteSpec = Callable[..., Path]
+
+COMMANDS = {
+    "run": ["run"],
+    "report": ["report"],
+    "status": ["status"],
+    "validate": ["validate"],
+    "methods": ["methods"],
+    "rerun": ["rerun"],
+    "init": ["init"],
+    "data list": ["data", "list"],
+    "data info": ["data", "info"],
+    "data trace": ["data", "trace"],
+}
+
+
+def _refused(result: Result, *words: str) -> None:
+    """One clear message on stderr, exit code 2, no traceback."""
+    assert result.code == 2, result
+    assert result.err.startswith(("study: ", "Usage: "))
+    assert "Traceback" not in result.err
+    for word in words:
+        assert word in result.err, result.err
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_every_command_has_help_and_is_in_the_readme(cli: Cli, command: list[str]) -> None:
+    result = cli(*command, "--help")
+    assert result.code == 0
+    assert len(result.out.splitlines()) > 4
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert f"study {' '.join(command)}" in readme
+
+
+def test_every_command_is_listed_here() -> None:
+    def names(app: typer.Typer, prefix: str = "") -> set[str]:
+        found = {prefix + (c.name or c.callback.__name__) for c in app.registered_commands}  # type: ignore[union-attr]
+        for group in app.registered_groups:
+            found |= names(group.typer_instance, f"{group.name} ")  # type: ignore[arg-type]
+        return found
+
+    assert names(study.cli.app) == set(COMMANDS)
+    for command in study.cli.app.registered_commands:
+        assert inspect.getdoc(command.callback)  # type: ignore[arg-type]
+
+
+def _imported(*arguments: str) -> set[str]:
+    """Top-level modules that a command has imported at its end."""
+    code = (
+        "import sys\n"
+        "from study.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "print('imported', *{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_imports_neither_torch_nor_ray() -> None:
+    assert not _imported("--help") & {"torch", "ray", "pandas", "optuna"}
+
+
+def test_validate_and_status_import_neither_torch_nor_ray(write_spec: WriteSpec, tmp_path: Path) -> None:
+    from study.spec.loading import load_yaml
+    from study.spec.model import StudySpec
+
+    spec = load_yaml(write_spec(), StudySpec, kind="study spec")
+    Store(tmp_path / "small").write_spec(spec.model_dump(mode="json", by_alias=True))
+    assert not _imported("validate", str(write_spec())) & {"torch", "ray"}
+    assert not _imported("status", str(tmp_path / "small")) & {"torch", "ray"}
+
+
+def test_methods_prints_table_iii(cli: Cli) -> None:
+    result = cli("methods", "--preset", "paper", "--branches", "twin", "--batch", "256", "--json")
+    costs = {row["method"]: row for row in json.loads(result.out)}
+    assert {name: (row["parameters"], row["macs_paper"]) for name, row in costs.items()} == {
+        "DCNN": (207_378, 8_801_280_000),
+        "TL": (789_642, 17_698_711_552),
+        "RDA": (273_556, 8_818_253_824),
+        "MDA": (1_300_628, 17_829_777_408),
+        "HDA": (1_300_628, 17_829_777_408),
+    }
+    assert costs["DCNN"]["flops_batch"] == 17_257_545_728
+    assert costs["DCNN"]["macs_per_sample"] == 33_706_144
+    table = cli("methods", "--branches", "twin").out
+    assert "207.378 K" in table
+    assert "17.830 G" in table
+
+
+def test_validate_counts_cells_and_trials(cli: Cli, write_spec: WriteSpec) -> None:
+    result = cli("validate", write_spec())
+    assert result.code == 0
+    assert "5 cells, 10 trials (3 of them search)" in result.out
+    assert "canyon_small" in result.out
+
+
+def test_data_list_and_info(cli: Cli) -> None:
+    assert "canyon_small" in cli("data", "list").out
+    told = json.loads(cli("data", "info", "canyon_small", "--json").out)
+    assert told["scenes"] == 120
+    assert told["positions"] == 160
+    assert "canyon_small" in cli("data", "info", "canyon_small").out
+
+
+def test_init_copies_what_ships_and_overwrites_nothing(cli: Cli, tmp_path: Path) -> None:
+    assert cli("init", tmp_path / "mine").code == 0
+    assert (tmp_path / "mine" / "spaces" / "quickstart.yaml").exists()
+    assert (tmp_path / "mine" / "cluster" / "local.yaml").exists()
+    _refused(cli("init", tmp_path / "mine"), "quickstart.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sede": 3}, ["sede", "spec.yaml:"]),
+        ({"seeds": "many"}, ["seeds", "whole number"]),
+        ({"axes": {"method": ["DCNN", "MDDA", "HDA"]}}, ["MDDA", "DCNN, TL, RDA, MDA or HDA"]),
+        ({"base": {**SMALL_BASE, "objective": {"lambda": 1.5}}}, ["lambda", "1.5", "from 0 to 1"]),
+        ({"search": [{"when": {"method": "TL"}, "space": {"objective.lambda": {"values": [0.1]}}}]}, ["never matches"]),
+        ({"site": "canyon_smal"}, ["canyon_smal", "did you mean 'canyon_small'"]),
+        ({"base": {**SMALL_BASE, "network": {"preset": "paper"}}}, ["too small", "43 × 43"]),
+        ({"base": {**SMALL_BASE, "split": {"train_scenes": 100}}}, ["170 scenes", "has 120"]),
+        ({"axes": {"method": ["DCNN"], "system.paths": [40]}, "search": []}, ["40 paths", "at most 25"]),
+    ],
+)
+def test_a_spec_that_cannot_work_starts_and_writes_nothing(
+    cli: Cli, write_spec: WriteSpec, tmp_path: Path, changes: dict[str, Any], words: list[str]
+) -> None:
+    spec = write_spec(**changes)
+    _refused(cli("run", spec, "--results", tmp_path / "results"), *words)
+    _refused(cli("validate", spec), *words)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["does not exist"]),
+        ("", ["empty"]),
+        ("study: [a", ["not valid YAML"]),
+        ("- a\n- b\n", ["mapping"]),
+        ("study: a\nstudy: b\n", ["twice", "study"]),
+        ("study: x\n\tsite: y\n", ["tab"]),
+    ],
+)
+def test_a_file_that_is_no_spec_is_named(cli: Cli, tmp_path: Path, content: str | None, words: list[str]) -> None:
+    path = tmp_path / "broken.yaml"
+    if content is None:
+        path = tmp_path / "none" / "broken.yaml"
+        words = ["broken.yaml", "quickstart"]
+    else:
+        path.write_text(content)
+    _refused(cli("run", path, "--results", tmp_path / "results"), *words)
+    assert not (tmp_path / "results").exists()
+
+
+def _damaged_site(tmp_path: Path, damage: Callable[[Path], None]) -> Path:
+    from study.data.site import open_site
+
+    copy = tmp_path / "site"
+    shutil.copytree(open_site("canyon_small").folder, copy)
+    damage(next((copy / "paths").glob("*.parquet")))
+    return copy
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+def _other_schema(path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"scene": [0], "power": [1.0]}), path)
+
+
+@pytest.mark.parametrize(("damage", "words"), [(_truncate, ["part-"]), (_other_schema, ["power", "gain_re"])])
+def test_a_damaged_path_table_is_found_before_anything_starts(
+    cli: Cli, write_spec: WriteSpec, tmp_path: Path, damage: Callable[[Path], None], words: list[str]
+) -> None:
+    spec = write_spec(site=str(_damaged_site(tmp_path, damage)))
+    _refused(cli("run", spec, "--results", tmp_path / "results"), ".parquet", *words)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_cluster_that_wants_a_gpu_that_is_not_there(
+    cli: Cli, write_spec: WriteSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    result = cli("run", write_spec(), "--cluster", shipped_clusters()["gpu"], "--results", tmp_path / "results")
+    _refused(result, "GPU", "gpu.yaml", "cluster/local.yaml")
+    assert not (tmp_path / "results").exists()
+
+
+def test_results_that_cannot_be_written(cli: Cli, write_spec: WriteSpec, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    _refused(cli("run", write_spec(), "--results", blocked), "cannot be written", "--results")
+    assert blocked.read_text() == "not a folder"
+
+
+def test_a_results_folder_of_another_spec_is_left_alone(cli: Cli, write_spec: WriteSpec, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "small"
+    other = {**SMALL_BASE, "training": {**SMALL_BASE["training"], "epochs": 99}}
+    from study.data.site import open_site
+    from study.spec.loading import load_yaml
+    from study.spec.model import StudySpec
+
+    spec = load_yaml(write_spec(base=other), StudySpec, kind="study spec")
+    store = Store(folder)
+    store.write_spec(spec.model_dump(mode="json", by_alias=True))
+    store.write_site({"data_hash": open_site("canyon_small").data_hash})
+    store.write(TrialTables({"key": "0" * 16, "state": "done", "method": "DCNN", "seed": 0, "config": "{}"}))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    _refused(
+        cli("run", write_spec(), "--results", tmp_path / "results"),
+        "another spec",
+        "base.training.epochs: 99 there, 2 here",
+        "--results",
+    )
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["status", "{tmp}/none"], ["no study", "study.yaml"]),
+        (["report", "{tmp}/none"], ["none"]),
+        (["rerun", "abc", "--results", "{tmp}/none"], ["no results", "--results"]),
+        (["rerun", "abc", "--study", "{tmp}/none"], ["abc"]),
+        (["data", "info", "{tmp}/none"], ["canyon_small"]),
+        (["data", "trace", "{tmp}/none.yaml", "--out", "{tmp}/site"], ["none.yaml", "canyon_small"]),
+        (["methods", "--preset", "pape"], ["did you mean 'paper'"]),
+        (["methods", "--branches", "two"], ["shared, twin"]),
+        (["methods", "--antennas", "16"], ["43 × 43"]),
+        (["run", "quickstart", "--retry", "done"], ["failed, out_of_memory, diverged"]),
+        (["run", "quickstart", "--seeds", "0"], ["seeds"]),
+        (["run", "quickstart", "--cluster", "moon"], ["moon", "local"]),
+        (["frobnicate"], ["frobnicate"]),
+    ],
+)
+def test_wrong_arguments_are_refused(cli: Cli, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    _refused(cli(*(argument.replace("{tmp}", str(tmp_path)) for argument in arguments)), *words)
+
+
+@pytest.mark.parametrize("library", ["missing", "too old"])
+def test_tracing_without_a_usable_llvm_says_what_to_install(tmp_path: Path, library: str) -> None:
+    path = tmp_path / "libLLVM-none.so"
+    if library == "too old":
+        found = sorted(Path("/usr/lib").glob("*-linux-gnu/libLLVM-1[4-6].so*"))
+        if not found:
+            pytest.skip("this machine has no LLVM 14 to 16 to try")
+        path = found[-1]
+    done = subprocess.run(
+        [sys.executable, "-m", "study", "data", "trace", "canyon_small", "--out", str(tmp_path / "site")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "DRJIT_LIBLLVM_PATH": str(path)},
+    )
+    assert done.returncode == 2, done
+    assert "Traceback" not in done.stderr
+    assert "study[trace]" in done.stderr
+    assert not list(tmp_path.glob("site*"))
+
+
+def test_a_resolved_study_file_can_be_validated(cli: Cli, write_spec: WriteSpec, tmp_path: Path) -> None:
+    from study.spec.loading import load_yaml
+    from study.spec.model import StudySpec
+
+    spec = load_yaml(write_spec(), StudySpec, kind="study spec")
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(spec.model_dump(mode="json", by_alias=True)))
+    assert cli("validate", path).code == 0
