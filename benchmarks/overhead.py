@@ -3,8 +3,8 @@
     python benchmarks/overhead.py [SPEC] [--cluster FILE]
 
 Runs the study in a fresh folder and compares the seconds of its training epochs with slots × wall time, from the start
-of the command to its end, report included. The rest is split into what the trials themselves spent beside training (data,
-test), and everything else: imports, Ray's start and end, idle slots, the report.
+of the command to its end, report included. The rest is split into what the trials spent beside training (data, test)
+and everything else: imports, Ray's start and end, idle slots, the report.
 """
 
 from __future__ import annotations

@@ -195,3 +195,12 @@ def test_a_resolved_spec_is_a_spec() -> None:
     spec = _parse()
     text = yaml.safe_dump(spec.model_dump(mode="json", by_alias=True), allow_unicode=True)
     assert parse_yaml(text, StudySpec, "study spec") == spec
+
+
+def test_every_key_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "spec.md").read_text()
+    for path in key_paths():
+        section, _, name = path.rpartition(".")
+        assert f"`{path}`" in text or (f"`{section}." in text and f"`.{name}`" in text), path
+    for key in StudySpec.model_fields:
+        assert f"`{key}`" in text
