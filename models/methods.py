@@ -8,6 +8,7 @@ domain enters a step as `UnlabelledBatch`, a type without labels: they cannot le
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, get_args
@@ -98,7 +99,7 @@ class Branch(nn.Module):
         return _BranchOutput(omega, self.regressor(omega), self.classifier(omega) if self.classifier else None)
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """Base class of all methods.
 
     What may be set for a method is in `models.settings`; the class reads it by its name.
@@ -145,6 +146,7 @@ class Method(nn.Module):
         count = source.shape[0]
         return _rows(both, slice(None, count)), _rows(both, slice(count, None))
 
+    @abstractmethod
     def training_loss(self, source: LabelledBatch, target: UnlabelledBatch | None, progress: float) -> Tensor:
         """The loss of one step.
 
@@ -156,7 +158,6 @@ class Method(nn.Module):
         Returns:
             A scalar that depends on every trainable parameter the method uses.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define training_loss")
 
     def network_parameters(self) -> Iterator[nn.Parameter]:
         """Θ: the weights of all branches, without the learned task weights."""
@@ -243,9 +244,9 @@ class _Joint(Method):
             loss = loss + settings.weight_regularization * losses.weight_regularization(self.network_parameters())
         return loss + self.supervised_loss(s, source)
 
+    @abstractmethod
     def supervised_loss(self, output: _BranchOutput, source: LabelledBatch) -> Tensor:
         """The weighted losses of the two tasks."""
-        raise NotImplementedError(f"{type(self).__name__} does not define supervised_loss")
 
 
 class MDA(_Joint):

@@ -3,6 +3,8 @@
 Tune starts trial processes, gives them one trial after the other (`reset_config`) and takes their reports. What is to
 run comes from a `StudyQueue`; what is true is in the `Store`, which the trial process itself writes. Tune's own state,
 loggers and checkpoints are switched off: nothing is read back from them.
+
+torch is imported by the trial processes alone: the driver has no use for it, and starts a second sooner.
 """
 
 from __future__ import annotations
@@ -29,26 +31,25 @@ import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
-import torch
 from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from cluster.check import Machine, check_resources
+from cluster.check import Machine, check_resources, this_machine
 from cluster.check import slots as cluster_slots
 from cluster.model import Cluster
-from study.data.dataset import SiteData
 from study.data.site import open_site
 from study.errors import ClusterError, ResultsError, StudyError
-from study.execution import failed_tables, run_trial
 from study.provenance import Provenance
 from study.search import StudyQueue, Work
 from study.spec.trial import Trial
 from study.store import Store, TrialTables
-from study.training import EpochRecord
+
+if TYPE_CHECKING:
+    from study.training import EpochRecord
 
 __all__ = ["EngineObserver", "Outcome", "execute"]
 
@@ -174,8 +175,6 @@ def _connect(cluster: Cluster) -> bool:
     if cluster.address == "local":
         options |= {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "include_dashboard": False}
         if cluster.cpus is None:
-            from cluster.check import this_machine
-
             options["num_cpus"] = this_machine().cpus
         if cluster.object_store_mb is not None:
             options["object_store_memory"] = cluster.object_store_mb * 2**20
@@ -211,6 +210,10 @@ class _TrialProcess(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
+        import torch
+
+        from study.data.dataset import SiteData
+
         payload: _Payload = config["payload"]
         # One thread per trial and as many trials as cores: with more threads two trials slow each other down.
         torch.set_num_threads(payload.threads)
@@ -228,6 +231,10 @@ class _TrialProcess(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        import torch
+
+        from study.execution import failed_tables, run_trial
+
         if self._run is None:
             self._run = run_trial(self._trial, self._data, self._payload.provenance)
         began = time.monotonic()

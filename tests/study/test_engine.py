@@ -299,7 +299,7 @@ def test_a_trial_that_fails_is_stored_with_its_reason(
         yield
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "run_trial", fail)
+        patch.setattr("study.execution.run_trial", fail)
         assert process.step()["done"]
     (row,) = Store(tmp_path).load().rows.values()
     assert row["state"] == state
