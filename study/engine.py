@@ -31,7 +31,7 @@ import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -43,6 +43,7 @@ from cluster.check import slots as cluster_slots
 from cluster.model import Cluster
 from study.data.site import open_site
 from study.errors import ClusterError, ResultsError, StudyError
+from study.observer import RunObserver
 from study.provenance import Provenance
 from study.search import StudyQueue, Work
 from study.spec.trial import Trial
@@ -51,45 +52,11 @@ from study.store import Store, TrialTables
 if TYPE_CHECKING:
     from study.training import EpochRecord
 
-__all__ = ["EngineObserver", "Outcome", "execute"]
+__all__ = ["execute"]
 
 # Epochs are reported together for about this long: a report costs the driver some milliseconds.
 REPORT_EVERY_S = 1.0
 _METRIC = "validation_rmse_m"
-
-
-class EngineObserver(Protocol):
-    """What a run tells while it goes on. Called in the driver's main thread."""
-
-    def trial_started(self, trial: Trial) -> None:
-        """A trial got a slot."""
-
-    def trial_progressed(self, trial: Trial, epoch: int, validation_rmse_m: float) -> None:
-        """A trial finished an epoch."""
-
-    def trial_finished(self, row: dict[str, Any]) -> None:
-        """A trial is in the store."""
-
-    def trial_lost(self, trial: Trial) -> None:
-        """A trial's process is gone for good; a later run starts it again."""
-
-    def tick(self) -> None:
-        """Some time has passed."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the engine ended.
-
-    Attributes:
-        stopped: it was asked to stop before all was done.
-        slots: trials that could run at the same time.
-        seconds: from Ray's start to its end.
-    """
-
-    stopped: bool
-    slots: int
-    seconds: float
 
 
 def execute(
@@ -99,9 +66,9 @@ def execute(
     site_folder: Path,
     cluster: Cluster,
     provenance: Provenance,
-    observer: EngineObserver,
+    observer: RunObserver,
     should_stop: Callable[[], bool],
-) -> Outcome:
+) -> bool:
     """Run everything that a queue hands out.
 
     Args:
@@ -114,11 +81,13 @@ def execute(
         observer: told what happens.
         should_stop: asked often; True ends the run, and trials that have not finished are dropped.
 
+    Returns:
+        Whether it was stopped before all was done.
+
     Raises:
         ClusterError: the cluster cannot be reached or does not have what the cluster file asks for.
         ResultsError: a trial could not be stored.
     """
-    began = time.perf_counter()
     connected = _connect(cluster)
     try:
         resources = cluster.resources_per_trial
@@ -160,7 +129,7 @@ def execute(
             tuner.fit()
         if searcher.store_failure is not None:
             raise searcher.store_failure
-        return Outcome(stopper.stopping, slots, time.perf_counter() - began)
+        return stopper.stopping
     finally:
         if connected:
             ray.shutdown()
@@ -288,7 +257,7 @@ class _NotPickled:
 class _QueueSearcher(_NotPickled, Searcher):
     """Tune's view of the queue. Never restored by Tune: after a crash a new one is built on the same store."""
 
-    def __init__(self, queue: StudyQueue, first: Trial, observer: EngineObserver) -> None:
+    def __init__(self, queue: StudyQueue, first: Trial, observer: RunObserver) -> None:
         super().__init__(metric=_METRIC, mode="min")
         self._queue, self._first, self._observer = queue, [first], observer
         self.trials: dict[str, Trial] = {}
@@ -352,7 +321,7 @@ class _RunStopper(_NotPickled, Stopper):
 class _Observe(_NotPickled, tune.Callback):
     """Passes Tune's events on."""
 
-    def __init__(self, searcher: _QueueSearcher, stopper: _RunStopper, observer: EngineObserver) -> None:
+    def __init__(self, searcher: _QueueSearcher, stopper: _RunStopper, observer: RunObserver) -> None:
         self._searcher, self._stopper, self._observer = searcher, stopper, observer
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cluster.check import check_local, slots, this_machine
 from cluster.model import Cluster
@@ -15,39 +15,15 @@ from study.data.site import Site, open_site
 from study.data.split import Split
 from study.data.system import SystemConfiguration
 from study.errors import ResultsError, SpecError, StudyError
+from study.observer import RunObserver
 from study.provenance import Provenance
 from study.search import Progress, StudyQueue
-from study.spec.expand import Cell, expand
+from study.spec.expand import expand
 from study.spec.model import StudySpec
 from study.spec.trial import Trial
 from study.store import Damaged, Store
 
-__all__ = ["RunObserver", "RunSummary", "StudyStatus", "check_against_site", "prepare", "run_study", "study_status"]
-
-
-class RunObserver(Protocol):
-    """What a run tells while it goes on."""
-
-    def run_started(self, queue: StudyQueue, cells: list[Cell], slots: int) -> None:
-        """Trials are about to run."""
-
-    def damaged_files(self, damaged: list[Damaged]) -> None:
-        """Result files that cannot be read; their trials run again."""
-
-    def trial_started(self, trial: Trial) -> None:
-        """A trial got a slot."""
-
-    def trial_progressed(self, trial: Trial, epoch: int, validation_rmse_m: float) -> None:
-        """A trial finished an epoch."""
-
-    def trial_finished(self, row: dict[str, Any]) -> None:
-        """A trial is in the store."""
-
-    def trial_lost(self, trial: Trial) -> None:
-        """A trial's process is gone for good; a later run starts it again."""
-
-    def tick(self) -> None:
-        """Some time has passed."""
+__all__ = ["RunSummary", "StudyStatus", "check_against_site", "prepare", "run_study", "study_status"]
 
 
 @dataclass(frozen=True)
@@ -58,14 +34,11 @@ class RunSummary:
         folder: the results folder.
         progress: counts at the end.
         stopped: it was asked to stop before all was done.
-        seconds, slots: of the engine; 0 when nothing had to run.
     """
 
     folder: Path
     progress: Progress
     stopped: bool
-    seconds: float
-    slots: int
 
     @property
     def executed(self) -> int:
@@ -153,14 +126,14 @@ def run_study(
             ) from None
         first = queue.next()
         if not isinstance(first, Trial):
-            return RunSummary(folder, queue.progress(), False, 0.0, 0)
+            return RunSummary(folder, queue.progress(), stopped=False)
         from study.engine import execute  # Ray starts only when something has to run
 
         machine = this_machine()
         expected = slots(cluster, cluster.cpus or machine.cpus, cluster.gpus) if cluster.address == "local" else 0
         observer.run_started(queue, expand(spec), expected)
-        outcome = execute(queue, first, store, site.folder, cluster, provenance, observer, should_stop)
-        return RunSummary(folder, queue.progress(), outcome.stopped, outcome.seconds, outcome.slots)
+        stopped = execute(queue, first, store, site.folder, cluster, provenance, observer, should_stop)
+        return RunSummary(folder, queue.progress(), stopped)
 
 
 _JournalError = (json.JSONDecodeError, KeyError, UnicodeDecodeError)
