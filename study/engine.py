@@ -25,6 +25,7 @@ os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 
 import json
 import logging
+import socket
 import tempfile
 import time
 import traceback
@@ -105,6 +106,7 @@ def execute(
             cluster.gpu_memory_share,
             cluster.trial_time_limit_s,
             max(1, int(resources.cpu)),
+            (socket.gethostname(), os.getpid()),
         )
         with tempfile.TemporaryDirectory(prefix="study-tune-") as scratch:
             tuner = tune.Tuner(
@@ -170,6 +172,20 @@ class _Payload:
     gpu_memory_share: float | None
     time_limit_s: float | None
     threads: int
+    driver: tuple[str, int]
+
+    def driver_is_gone(self) -> bool:
+        """Whether the driver is known to have died (on another machine that cannot be seen)."""
+        host, pid = self.driver
+        if host != socket.gethostname():
+            return False
+        try:
+            os.kill(pid, 0)  # asks, and sends nothing
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # it lives, and is another user's
+        return False
 
 
 class _TrialProcess(tune.Trainable):
@@ -230,6 +246,10 @@ class _TrialProcess(tune.Trainable):
 
     def _store(self, tables: TrialTables) -> dict[str, Any]:
         self._run = None
+        if self._payload.driver_is_gone():
+            # Ray ends the processes of a killed driver some seconds later. By then the next driver may have handed this
+            # trial out again: it belongs to that one now.
+            return {"done": True}
         try:
             Store(self._payload.store).write(tables)
         except ResultsError as error:

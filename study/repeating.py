@@ -81,11 +81,13 @@ def repeat_trial(key: str, folders: Sequence[Path], on_epoch: Callable[[str], No
             allowed=f"data with the hash {trial.data_hash}",
             fix="restore the site that the study was run on",
         )
+    # On a GPU if the trial ran on one and there is one here; another device rounds differently.
+    device = "cuda" if stored["device"] != "cpu" and torch.cuda.is_available() else "cpu"
     # As in a trial process: the number of threads decides the order of sums.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run = run_trial(trial, SiteData(site), Provenance.here())
+        run = run_trial(trial, SiteData(site, device), Provenance.here())
         while True:
             try:
                 record = next(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -266,6 +267,41 @@ def test_a_trial_that_diverges_is_a_result_and_the_study_goes_on(
     assert "2 trials executed" in retried.out
 
 
+def _payload(store: Path, site: Path, **changes: Any) -> Any:
+    from study.engine import _Payload
+    from study.provenance import Provenance
+
+    values = {
+        "store": store,
+        "site": site,
+        "provenance": Provenance.here(),
+        "gpu": False,
+        "gpu_memory_share": None,
+        "time_limit_s": None,
+        "threads": 1,
+        "driver": (socket.gethostname(), os.getpid()),
+        **changes,
+    }
+    return _Payload(**values)
+
+
+def test_a_trial_process_whose_driver_is_gone_stores_nothing(write_spec: WriteSpec, tmp_path: Path) -> None:
+    from study import engine
+    from study.data.site import open_site
+    from study.spec.expand import expand
+
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    spec = load_yaml(write_spec(), StudySpec, kind="study spec")
+    site = open_site("canyon_small")
+    trial = next(cell for cell in expand(spec) if cell.method == "MEAN").trial(0, site.data_hash)
+    for pid, stored in ((dead.pid, 0), (os.getpid(), 1)):
+        payload = _payload(tmp_path, site.folder, driver=(socket.gethostname(), pid))
+        process = engine._TrialProcess({"payload": payload, "trial": json.dumps(vars(trial))})
+        assert process.step()["done"]
+        assert len(Store(tmp_path).load().rows) == stored
+
+
 @pytest.mark.parametrize(
     ("error", "state", "words"),
     [
@@ -281,13 +317,12 @@ def test_a_trial_that_fails_is_stored_with_its_reason(
     """The trial process by itself: a failure becomes a row, and the process can take the next trial."""
     from study import engine
     from study.data.site import open_site
-    from study.provenance import Provenance
     from study.spec.expand import expand
 
     spec = load_yaml(write_spec(), StudySpec, kind="study spec")
     site = open_site("canyon_small")
     cell = next(cell for cell in expand(spec) if cell.method == "DCNN")
-    payload = engine._Payload(tmp_path, site.folder, Provenance.here(), False, None, None, 1)
+    payload = _payload(tmp_path, site.folder)
 
     def config(seed: int) -> dict[str, Any]:
         return {"payload": payload, "trial": json.dumps(vars(cell.trial(seed, site.data_hash)))}
@@ -313,13 +348,12 @@ def test_a_trial_that_fails_is_stored_with_its_reason(
 def test_a_trial_beyond_its_time_limit_is_stopped(write_spec: WriteSpec, tmp_path: Path) -> None:
     from study import engine
     from study.data.site import open_site
-    from study.provenance import Provenance
     from study.spec.expand import expand
 
     spec = load_yaml(write_spec(), StudySpec, kind="study spec")
     site = open_site("canyon_small")
     trial = next(cell for cell in expand(spec) if cell.method == "HDA").trial(0, site.data_hash)
-    payload = engine._Payload(tmp_path, site.folder, Provenance.here(), False, None, 1e-9, 1)
+    payload = _payload(tmp_path, site.folder, time_limit_s=1e-9)
     process = engine._TrialProcess({"payload": payload, "trial": json.dumps(vars(trial))})
     assert process.step()["done"]
     (row,) = Store(tmp_path).load().rows.values()

@@ -77,6 +77,16 @@ def test_foreign_files_are_no_results(tmp_path: Path) -> None:
     assert {item.path.name for item in stored.damaged} == {"renamed.parquet", "epochs.parquet", "text.parquet"}
 
 
+@pytest.mark.parametrize("config", ["[]", "3", "null", '"text"', "{", ""])
+def test_a_configuration_that_is_no_mapping_is_no_result(tmp_path: Path, config: str) -> None:
+    store = Store(tmp_path)
+    store.write(_tables(config=config))
+    assert not store.load().rows
+    assert store.load().damaged[0].reason
+    with pytest.raises(ResultsError, match="damaged"):
+        store.find("0123")
+
+
 def test_leftovers_of_a_killed_driver_are_removed_by_the_next(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write(_tables())
