@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["ReportFiles", "build_report"]
 
 _OWN = {"index.html", "report.md", "tables", "figures"}
-_TABLES = {"performance", "complexity", "manual_optimum", "cost", "trials"}
 _PROVENANCE = (
     ("device", "Device"),
     ("torch_version", "PyTorch"),
@@ -159,15 +158,8 @@ def _write(folder: Path, page: _Page, results: Results) -> tuple[list[str], list
 
 
 def _page(results: Results) -> _Page:
-    drawn = [draw(results) for draw in FIGURES.values()]
-    missing = [item for item in drawn if isinstance(item, Missing)]
-    wanted = results.spec.get("report") or {}
-    for kind, known in (("tables", _TABLES), ("figures", set(FIGURES))):
-        names = wanted.get(kind) if isinstance(wanted, Mapping) else None
-        for name in names if isinstance(names, list) else []:
-            if name not in known:
-                missing.append(Missing(str(name), f"not among the {kind} of this version"))
     # Figures first: only they open epochs/ and errors/, and what is damaged there belongs on the page.
+    drawn = [draw(results) for draw in FIGURES.values()]
     built = [
         tables.performance(results),
         tables.complexity(results),
@@ -180,15 +172,15 @@ def _page(results: Results) -> _Page:
         files = "1 damaged file was" if len(results.damaged) == 1 else f"{len(results.damaged)} damaged files were"
         warnings.append(f"{files} left out; see the notes of the first table.")
     return _Page(
-        name=results.name,
+        name=results.spec.study,
         headline=tables.headline(results),
-        description=str(results.spec.get("description") or ""),
+        description=results.spec.description,
         status=_status(results),
         warnings=tuple(warnings),
-        claims=tuple(_claim_names(results.spec)),
+        claims=tuple(claim.name for claim in results.spec.claims),
         tables={table.name: table for table in built if table is not None},
         figures={item.name: item for item in drawn if isinstance(item, Figure)},
-        missing=missing,
+        missing=[item for item in drawn if isinstance(item, Missing)],
         facts=_facts(results),
         commands=(
             ("the study (finished trials are not repeated)", _run_command(results)),
@@ -206,42 +198,27 @@ def _run_command(results: Results) -> str:
 
 
 def _status(results: Results) -> str:
-    cells = results.cells
-    stored = [trial for cell in cells for trial in cell.trials]
-    counts = Counter(trial.state for trial in stored)
+    stored, planned = len(results.trials), sum(cell.planned for cell in results.cells)
+    counts = Counter(trial.state for trial in results.trials)
     ends = ", ".join(f"{counts[state]} {state.replace('_', ' ')}" for state in STATES if counts[state])
-    plans = [cell.planned for cell in cells]
-    planned = None if None in plans else sum(plan or 0 for plan in plans)
-    of = "" if planned is None else f" of {planned}"
-    trials = "trial" if len(stored) == 1 and planned is None else "trials"
-    words = f"{len(stored)}{of} {trials} stored: {ends}." if ends else f"{len(stored)}{of} trials stored."
-    incomplete = planned is not None and len(stored) < planned
-    return words + (" The study is not complete; numbers may still move." if incomplete else "")
-
-
-def _claim_names(spec: Mapping[str, Any]) -> list[str]:
-    names = []
-    for number, claim in enumerate(spec.get("claims") or [], start=1):
-        name = claim.get("name") if isinstance(claim, Mapping) else claim
-        names.append(str(name) if name else f"claim {number}")
-    return names
+    words = f"{stored} of {planned} trials stored{f': {ends}' if ends else ''}."
+    return words + (" The study is not complete; numbers may still move." if stored < planned else "")
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
-    seeds = sorted({trial.seed for cell in results.cells for trial in cell.trials})
+    seeds = sorted({trial.seed for trial in results.trials})
     started = sorted(text for trial in results.trials if (text := trial.text("started_at")))
     facts = [
         ("Site and split", tables.describe_split(results)),
         ("Selection", tables.describe_selection(results)),
-        ("Seeds", f"{results.seeds} wanted; stored: {', '.join(map(str, seeds)) or 'none'}"),
+        ("Seeds", f"{results.spec.seeds} wanted; stored: {', '.join(map(str, seeds)) or 'none'}"),
     ]
     if results.axes:
-        axes = results.spec.get("axes") or {}
         facts.append(
             (
                 "Axes",
                 "; ".join(
-                    f"{tables.axis_label(path)} {', '.join(value_label(value) for value in axes[path])}"
+                    f"{tables.axis_label(path)} {', '.join(value_label(value) for value in results.spec.axes[path])}"
                     for path in results.axes
                 ),
             )

@@ -37,7 +37,7 @@ class Side:
         sweep: the candidates, empty where nothing was searched.
         tuned: whether weights were searched.
         seeds: how many seeds the spec asks for.
-        planned: how many trials the spec asks for, ``None`` where that cannot be told.
+        planned: how many trials the spec asks for.
     """
 
     method: str
@@ -47,12 +47,12 @@ class Side:
     sweep: tuple[SweepPoint, ...]
     tuned: bool
     seeds: int
-    planned: int | None
+    planned: int
 
     @property
     def complete(self) -> bool:
         """Whether every trial that the spec asks for is stored, whatever its end."""
-        return self.planned is not None and len(self.spent) >= self.planned
+        return len(self.spent) >= self.planned
 
     @property
     def done(self) -> tuple[Trial, ...]:
@@ -123,23 +123,32 @@ def _side(results: Results, configuration: tuple[tuple[str, Any], ...], method: 
     swept = sorted({path for path in _WEIGHTS for cell in cells if path in cell.axes and len(cells) > 1})
     searched = sorted({path for cell in cells for path in cell.searched} | set(swept))
     trials = tuple({trial.key: trial for cell in cells for trial in cell.trials}.values())
-    plans = [cell.planned for cell in cells]
-    planned = None if None in plans else sum(plan or 0 for plan in plans)
+    planned = sum(cell.planned for cell in cells)
     seeds = cells[0].seeds
     if not searched:
         return Side(method, _name(method, tuned=False), trials, trials, (), False, seeds, planned)
-    reported, sweep = _searched(results, cells, trials, searched, swept=bool(swept))
+    reported, sweep = _swept(results, cells, trials, searched) if swept else _searched(cells[0])
     tuned = any(path in searched for path in _WEIGHTS)
     return Side(method, _name(method, tuned=tuned), reported, trials, sweep, tuned, seeds, planned)
 
 
-def _searched(
-    results: Results, cells: Sequence[StudyCell], trials: Sequence[Trial], searched: Sequence[str], *, swept: bool
+def _searched(cell: StudyCell) -> tuple[tuple[Trial, ...], tuple[SweepPoint, ...]]:
+    """The winner's trials and the candidates of one searched cell."""
+    won = None if cell.winner is None else cell.winner.label
+    sweep = tuple(
+        SweepPoint({path: config_value(members[0].config, path) for path in cell.searched}, members, label == won)
+        for label, members in cell.candidates.items()
+    )
+    return cell.reported, sweep
+
+
+def _swept(
+    results: Results, cells: Sequence[StudyCell], trials: Sequence[Trial], searched: Sequence[str]
 ) -> tuple[tuple[Trial, ...], tuple[SweepPoint, ...]]:
-    """The winner's trials and the candidates; on an axis every value has run on all seeds, so all of them select."""
-    seeds = results.seeds if swept and not cells[0].searched else cells[0].search_seeds
-    metric, mode = results.selection
-    winner = select_winner([trial.row for trial in trials], searched, metric, mode, seeds)
+    """The same over cells: on an axis every value has run on all seeds, so all of them select."""
+    select = results.spec.select
+    seeds = cells[0].search_seeds if cells[0].searched else results.spec.seeds
+    winner = select_winner([trial.row for trial in trials], searched, select.metric, select.direction, seeds)
     by_label: dict[str, list[Trial]] = {}
     for trial in trials:
         by_label.setdefault(candidate_label({path: config_value(trial.config, path) for path in searched}), []).append(

@@ -49,12 +49,6 @@ _STYLES: Mapping[str, tuple[str, Any, str]] = {
     "MDA": ("#0072b2", (0, (7, 1.8)), "D"),
     "HDA": ("#d55e00", "solid", "o"),
 }
-_FURTHER = (
-    ("#56b4e9", (0, (3, 1, 1, 1, 1, 1)), "P"),
-    ("#7a5195", (0, (5, 1, 1, 1)), "X"),
-    ("#8c6d31", (0, (1.5, 1)), "<"),
-    ("#3b7a57", (0, (8, 2, 2, 2)), ">"),
-)
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ class Missing:
 
 def method_colours(methods: Sequence[str]) -> dict[str, str]:
     """Method → colour, for the page to adapt to a dark background."""
-    return {method: _style(method, methods)[0] for method in methods}
+    return {method: _STYLES[method][0] for method in methods}
 
 
 # ------------------------------------------------------------------------------------------------- the figures
@@ -104,7 +98,7 @@ def cdf(results: Results) -> Figure | Missing:
         canvas, axes = _grid(len(curves), height=2.75 if len(curves) == 1 else 2.1)
         for axis, (name, members) in zip(axes, curves.items(), strict=True):
             for cell, errors, _ in members:
-                colour, line, marker = _style(cell.method, results.methods)
+                colour, line, marker = _STYLES[cell.method]
                 shares = np.linspace(0.0, 0.99, _CURVE_POINTS)
                 values = np.quantile(errors, shares)
                 axis.plot(values, shares, color=colour, linestyle=line, label=cell.method)
@@ -176,8 +170,8 @@ def lambda_sweep(results: Results) -> Figure | Missing:
         for number, pair in enumerate(shown):
             own = axes[number * per_pair : (number + 1) * per_pair]
             for axis, (column, label) in zip(own, metrics, strict=False):
-                _draw_sweep(axis, pair, column, label, results, rows)
-            _draw_cost(own[len(metrics)], pair, results, rows)
+                _draw_sweep(axis, pair, column, label, rows)
+            _draw_cost(own[len(metrics)], pair, rows)
             for axis in own[len(metrics) + 1 :]:
                 axis.set_visible(False)
             if pair.label:
@@ -224,7 +218,7 @@ def learning_curves(results: Results) -> Figure | Missing:
         for number, (name, members) in enumerate(curves.items()):
             axis = axes[number * columns]
             for cell, stored in members:
-                colour, line, marker = _style(cell.method, results.methods)
+                colour, line, marker = _STYLES[cell.method]
                 wide = _wide(stored, "validation_rmse_m")
                 _draw_band(axis, wide, colour, line, cell.method)
                 bests = [(trial.number("best_epoch"), trial.number("validation_rmse_m")) for trial, _ in stored]
@@ -240,7 +234,7 @@ def learning_curves(results: Results) -> Figure | Missing:
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             _panel_title(axis, name)
             if learned:
-                _draw_variances(axes[number * columns + 1], members, results)
+                _draw_variances(axes[number * columns + 1], members)
         _legend(canvas, [axes[number * columns] for number in range(len(curves))])
         svg, png = draw(canvas, "learning_curves")
 
@@ -332,12 +326,10 @@ def _number(value: object) -> float | None:
 # ------------------------------------------------------------------------------------------------- drawing
 
 
-def _draw_sweep(
-    axis: Axes, pair: Comparison, column: str, label: str, results: Results, rows: list[dict[str, object]]
-) -> None:
+def _draw_sweep(axis: Axes, pair: Comparison, column: str, label: str, rows: list[dict[str, object]]) -> None:
     assert pair.manual is not None
     bounds = (0.0, 1.0) if column == "test_accuracy" else (0.0, math.inf)
-    colour, line, marker = _style(pair.manual.method, results.methods)
+    colour, line, marker = _STYLES[pair.manual.method]
     points: list[tuple[float, float, bool]] = []
     for point in pair.manual.sweep:
         weight, interval = _number(point.values.get(LAMBDA)), interval_of(point.trials, column, bounds)
@@ -368,7 +360,7 @@ def _draw_sweep(
             )  # fmt: skip
     learned = None if pair.learned is None else interval_of(pair.learned.done, column, bounds)
     if learned is not None and pair.learned is not None:
-        colour, line, _ = _style(pair.learned.method, results.methods)
+        colour, line, _ = _STYLES[pair.learned.method]
         axis.axhline(learned.mean, color=colour, linestyle=line, linewidth=1.3, label=pair.learned.method)
         if learned.low is not None and learned.high is not None:
             axis.axhspan(learned.low, learned.high, color=colour, alpha=0.14, linewidth=0)
@@ -404,7 +396,7 @@ def _sweep_row(
     }  # fmt: skip
 
 
-def _draw_cost(axis: Axes, pair: Comparison, results: Results, rows: list[dict[str, object]]) -> None:
+def _draw_cost(axis: Axes, pair: Comparison, rows: list[dict[str, object]]) -> None:
     sides = [side for side in (pair.learned, pair.manual) if side is not None]
     unit, scale = _time_unit(max(side.training_seconds for side in sides))
     values = [side.training_seconds / scale for side in sides]
@@ -412,7 +404,7 @@ def _draw_cost(axis: Axes, pair: Comparison, results: Results, rows: list[dict[s
         [side.method for side in sides],
         values,
         height=0.55,
-        color=[_style(side.method, results.methods)[0] for side in sides],
+        color=[_STYLES[side.method][0] for side in sides],
     )
     for side, bar, value in zip(sides, bars, values, strict=True):
         trials = f"{len(side.spent)} trial{'' if len(side.spent) == 1 else 's'}"
@@ -444,14 +436,12 @@ def _draw_band(axis: Axes, wide: pd.DataFrame, colour: str, line: Any, label: st
         )
 
 
-def _draw_variances(
-    axis: Axes, members: Sequence[tuple[StudyCell, list[tuple[Trial, pd.DataFrame]]]], results: Results
-) -> None:
+def _draw_variances(axis: Axes, members: Sequence[tuple[StudyCell, list[tuple[Trial, pd.DataFrame]]]]) -> None:
     for cell, stored in members:
         learned = [(trial, table) for trial, table in stored if _variances(table)]
         if not learned:
             continue
-        colour, _, _ = _style(cell.method, results.methods)
+        colour, _, _ = _STYLES[cell.method]
         # Not by colour: both belong to one method.
         for column, label, line in (
             ("log_var_position", "log σ₁², position", "solid"),
@@ -498,13 +488,6 @@ def _legend(canvas: Canvas, axes: Sequence[Axes], curves_of: Sequence[str] = ())
 def _panel_title(axis: Axes, name: str) -> None:
     if name:
         axis.set_title(name, loc="left", fontsize=8)
-
-
-def _style(method: str, methods: Sequence[str]) -> tuple[str, Any, str]:
-    if method in _STYLES:
-        return _STYLES[method]
-    own = sorted(name for name in set(methods) | {method} if name not in _STYLES)
-    return _FURTHER[own.index(method) % len(_FURTHER)]
 
 
 @contextlib.contextmanager

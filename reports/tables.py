@@ -291,17 +291,17 @@ def _split_words(config: Any) -> str:
     if target is not None:
         words.append(f"unlabelled target data from the {value_label(target)} scenes")
     if words:
-        words.append(f"positions {str(config_value(config, 'split.positions') or 'shared').replace('_', ' ')}")
+        words.append("positions shared")
     return "; ".join(words)
 
 
 def describe_selection(results: Results) -> str:
     """The selection rule in one or two sentences."""
-    metric, mode = results.selection
+    select = results.spec.select
     words = "Each trial is tested once, at its epoch of lowest validation RMSE."
     if any(cell.searched for cell in results.cells):
-        best = "lowest" if mode == "min" else "highest"
-        name = metric.replace("_", " ").replace("rmse", "RMSE")
+        best = "lowest" if select.direction == "min" else "highest"
+        name = select.metric.replace("_", " ").replace("rmse", "RMSE")
         words += (
             f" Searched settings are those with the {best} mean {name} over the search seeds,"
             " then repeated on all seeds."
@@ -310,7 +310,7 @@ def describe_selection(results: Results) -> str:
 
 
 def _interval_words(results: Results) -> str:
-    seeds = results.seeds
+    seeds = results.spec.seeds
     if seeds == 1:
         return "One seed: no interval."
     return f"Mean over {seeds} seeds with the 95 % Student t interval, cut at the range of possible values."
@@ -338,7 +338,7 @@ def _missing(cell: StudyCell) -> list[str]:
     absent = cell.seeds - len(run)
     if cell.trials and absent > 0 and not (cell.searched and cell.winner is None):
         words.append(f"{absent} {'seed' if absent == 1 else 'seeds'} not run")
-    if cell.searched and cell.planned_candidates and cell.trials:
+    if cell.searched and cell.trials:
         tried = len(cell.candidates)
         if tried < cell.planned_candidates:
             words.append(f"{tried} of {cell.planned_candidates} candidates run")
@@ -390,13 +390,13 @@ def _breaks(cells: Sequence[StudyCell]) -> tuple[int, ...]:
 def _damage_notes(results: Results) -> list[str]:
     notes = []
     if results.damaged:
-        named = "; ".join(f"{item.name}: {item.reason}" for item in results.damaged[:5])
+        named = "; ".join(f"{item.path.parent.name}/{item.path.name}: {item.reason}" for item in results.damaged[:5])
         more = f"; and {len(results.damaged) - 5} more" if len(results.damaged) > 5 else ""
         notes.append(f"{_plural(len(results.damaged), 'damaged file')} left out ({named}{more}). Run the study again.")
     if results.outside:
         notes.append(
-            f"{_plural(len(results.outside), 'stored trial')} left out: not asked for by the spec as it stands now"
-            " (other axis values, more seeds, or an older configuration)."
+            f"{_plural(len(results.outside), 'stored trial')} left out: not wanted by the spec as it stands now"
+            " (other data or settings, more seeds, excluded combinations, or candidates of an earlier search)."
         )
     return notes
 
@@ -627,12 +627,10 @@ def cost(results: Results) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for method in results.methods:
         cells = groups[method]
-        planned = None if any(cell.planned is None for cell in cells) else sum(cell.planned or 0 for cell in cells)
+        planned = sum(cell.planned for cell in cells)
         rows.append(_cost_row(method, [t for cell in cells for t in cell.trials], planned, scale, write))
-    everything = [trial for cell in results.cells for trial in cell.trials]
-    plans = [cell.planned for cell in results.cells]
-    whole = None if None in plans else sum(plan or 0 for plan in plans)
-    rows.append(_cost_row("All", everything, whole, scale, write))
+    whole = sum(cell.planned for cell in results.cells)
+    rows.append(_cost_row("All", results.trials, whole, scale, write))
     caption = "Times are summed over trials; trials that ran side by side took less time on the clock."
     return Table(
         "cost", "Trials and their time", caption, columns, tuple(rows), tuple(_damage_notes(results)), (len(rows) - 1,)
@@ -640,7 +638,7 @@ def cost(results: Results) -> Table:
 
 
 def _cost_row(
-    name: str, trials: Sequence[Trial], planned: int | None, scale: float, write: Callable[[float], str]
+    name: str, trials: Sequence[Trial], planned: int, scale: float, write: Callable[[float], str]
 ) -> tuple[Cell, ...]:
     counts = Counter(trial.state for trial in trials)
     mean = interval_of(trials, "train_seconds")
@@ -648,8 +646,8 @@ def _cost_row(
     lost = seconds_of((trial for trial in trials if trial.state != "done"), "trial_seconds") / scale
     return (
         Cell(name, name),
-        NOT_APPLICABLE if planned is None else Cell(str(planned), planned),
-        Cell(str(len(trials)), len(trials), hole=planned is not None and len(trials) < planned),
+        Cell(str(planned), planned),
+        Cell(str(len(trials)), len(trials), hole=len(trials) < planned),
         *(Cell(str(counts[state]), counts[state], hole=state != "done" and counts[state] > 0) for state in STATES),
         NOT_APPLICABLE if mean is None else Cell(_significant(mean.mean), mean.mean),
         Cell(write(total), total),
@@ -790,7 +788,7 @@ def _best_method(results: Results, decimals: int) -> str:
     if not ranked and not references:
         counts = Counter(trial.state for trial in results.trials)
         ends = ", ".join(f"{counts[state]} {_state(state)}" for state in STATES if counts[state])
-        return f"No trial of this study has a result yet ({ends})."
+        return f"No trial of this study has a result yet{f' ({ends})' if ends else ''}."
     if not ranked:
         _, cell, interval = min(references, key=lambda entry: entry[0])
         return f"Only references have finished: {cell.method} reached {_metres(interval, decimals)}."

@@ -109,10 +109,10 @@ def run_study(
     _check_owner(store, described, site)
     with store.locked():
         _check_owner(store, described, site)
-        store.write_spec(described)
         store.write_site(
             {"name": site.name, "folder": str(site.folder.resolve()), "data_hash": site.data_hash, **site.metadata}
         )
+        store.write_spec(described)  # after the site: a folder with a study.yaml says which data its trials are of
         stored = store.load()
         observer.damaged_files(stored.damaged)
         rows = {key: row for key, row in stored.rows.items() if row["state"] not in retry}
@@ -148,7 +148,8 @@ def _check_owner(store: Store, described: dict[str, Any], site: Site) -> None:
     before = store.read_spec()
     if before is None:
         return
-    known_site = store.read_site() or {}
+    # A lost site.json is written anew: the keys of the trials hold their data.
+    known_site = store.read_site() or {"data_hash": site.data_hash}
     differences = [
         f"{path}: {_short(old)} there, {_short(new)} here"
         for path, old, new in _differences(
@@ -220,21 +221,11 @@ def study_status(folder: Path) -> StudyStatus:
     """Read the state of a study from its results folder.
 
     Raises:
-        ResultsError: there is no study, or its study.yaml is damaged.
+        ResultsError: there is no study, or its study.yaml or site.json is damaged.
     """
     store = Store(folder)
-    described = store.read_spec()
-    if described is None:
-        raise ResultsError(
-            "there is no study in this folder",
-            where=str(folder),
-            allowed="a folder that `study run` wrote (it holds study.yaml)",
-            fix="name the results folder, for example results/quickstart",
-        )
-    spec = StudySpec.model_validate_json(json.dumps(described), strict=True)
-    stored = store.load()
-    site = store.read_site() or {}
-    queue = StudyQueue(spec, str(site.get("data_hash")), stored.rows)
+    spec, stored = store.read_study(), store.load()
+    queue = StudyQueue(spec, store.read_data_hash() if stored.rows else "", stored.rows)
     queue.next()  # lets a finished search name its winner
     keys = queue.known_keys()
     return StudyStatus(

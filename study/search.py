@@ -6,8 +6,6 @@ with them at the start, and rebuilt from them when it is lost.
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -20,8 +18,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from study.selection import config_value, select_winner
-from study.spec.expand import Cell, expand
+from study.selection import canonical, select_winner
+from study.spec.expand import Cell, distinct, expand
 from study.spec.model import FloatDomain, GridDomain, IntDomain, Search, Select, StudySpec
 from study.spec.trial import Trial, canonical_json
 
@@ -75,7 +73,7 @@ class StudyQueue:
         self._live: dict[str, Trial] = {}
         self._finished: Counter[str] = Counter()
         storage = _open_journal(journal)
-        cells = expand(spec)
+        cells = distinct(expand(spec))
         self._cells: list[_FixedCell | _SearchedCell] = [
             _FixedCell(cell, spec.seeds, data_hash)
             if cell.search is None
@@ -149,7 +147,7 @@ class _FixedCell:
     def __init__(self, cell: Cell, seeds: int, data_hash: str) -> None:
         self.cell = cell
         self.rank = 2 if cell.trained else 3
-        self._trials = {trial.key: trial for trial in (cell.trial(seed, data_hash) for seed in range(seeds))}
+        self._trials = {trial.key: trial for trial in cell.trials(seeds, data_hash)}
         self._lost: set[str] = set()
 
     def next(self, rows: Rows, live: Mapping[str, Trial]) -> Trial | Work:
@@ -228,7 +226,7 @@ class _SearchedCell:
             return None
         if self._grid is not None:
             for values in self._grid:
-                if canonical_json(values) not in self._candidates:
+                if canonical(values) not in self._candidates:
                     self._optuna.enqueue_trial(values)
                     return self._add(values, self._optuna.ask(self._space).number, rows)
             self._exhausted = True
@@ -236,7 +234,7 @@ class _SearchedCell:
         for _ in range(MAX_REPEATS):
             trial = self._optuna.ask(self._space)
             values = _rounded(trial.params)
-            known = self._candidates.get(canonical_json(values))
+            known = self._candidates.get(canonical(values))
             if known is None:
                 return self._add(values, trial.number, rows)
             # The sampler repeats itself: tell it what is known, and ask for another.
@@ -249,9 +247,8 @@ class _SearchedCell:
         return None
 
     def _add(self, values: dict[str, Any], number: int | None, rows: Rows) -> _Candidate:
-        trials = [self.cell.trial(seed, self._hash, values) for seed in range(self._search.seeds)]
-        candidate = _Candidate(values, trials, number)
-        self._candidates[canonical_json(values)] = candidate
+        candidate = _Candidate(values, self.cell.trials(self._search.seeds, self._hash, values), number)
+        self._candidates[canonical(values)] = candidate
         self._tell(candidate, rows)
         return candidate
 
@@ -289,15 +286,14 @@ class _SearchedCell:
                 self._search.seeds,
             )
             values = dict(winner.values) if winner else None
-            self._winner = (
-                [] if values is None else [self.cell.trial(seed, self._hash, values) for seed in range(self._seeds)]
-            )
+            self._winner = [] if values is None else self.cell.trials(self._seeds, self._hash, values)
         return self._winner
 
     # --- counts ---
 
     def expected(self) -> int:
-        candidates = len(self._candidates) if self._exhausted else self._search.points()
+        tried = len(self._candidates)
+        candidates = tried if self._exhausted else max(tried, self._search.points())
         return candidates * self._search.seeds + max(0, self._seeds - self._search.seeds)
 
     def known_keys(self) -> Iterable[str]:
@@ -322,46 +318,19 @@ class _SearchedCell:
             values = _rounded(trial.params)
             if trial.state.is_finished():
                 if trial.state == TrialState.COMPLETE:
-                    told.add(canonical_json(values))
+                    told.add(canonical(values))
             else:
                 self._optuna.tell(trial.number, state=TrialState.FAIL)
                 again.append(values)
-        for values in self._stored_candidates(rows):
+        for values in self.cell.stored_candidates(rows.values(), self._hash):
             candidate = self._add(values, None, rows)
             value = candidate.value(rows, self._select)
-            if candidate.told and value is not None and canonical_json(values) not in told and self._inside(values):
+            if candidate.told and value is not None and canonical(values) not in told:
                 self._optuna.add_trial(optuna.trial.create_trial(params=values, distributions=self._space, value=value))
         for values in again:
-            if canonical_json(values) not in self._candidates and self._inside(values):
+            if canonical(values) not in self._candidates and self._search.contains(values):
                 self._optuna.enqueue_trial(values)
                 self._add(values, self._optuna.ask(self._space).number, rows)
-
-    def _stored_candidates(self, rows: Rows) -> list[dict[str, Any]]:
-        """Searched values of stored rows that are this cell's but for them, in the order of their start."""
-        wanted = canonical_json(_without(self.cell.resolve(), self._space))
-        found: dict[str, dict[str, Any]] = {}
-        for row in sorted(rows.values(), key=lambda row: (row.get("started_at") or "", row["key"])):
-            if row["method"] != self.cell.method or row["seed"] >= self._search.seeds:
-                continue
-            if row.get("data_hash") != self._hash:
-                continue
-            config = _parsed(row)
-            values = {path: config_value(config, path) for path in self._space}
-            if canonical_json(_without(config, self._space)) == wanted and self._inside(values):
-                found.setdefault(canonical_json(values), values)
-        return list(found.values())
-
-    def _inside(self, values: Mapping[str, Any]) -> bool:
-        """Whether the search, as the spec has it now, could have proposed these values."""
-        if self._grid is not None:
-            return canonical_json(dict(values)) in {canonical_json(point) for point in self._grid}
-        for path, distribution in self._space.items():
-            try:
-                if not distribution._contains(distribution.to_internal_repr(values[path])):
-                    return False
-            except (TypeError, ValueError):
-                return False
-        return True
 
     def _points(self) -> list[dict[str, Any]]:
         points: list[dict[str, Any]] = [{}]
@@ -434,20 +403,3 @@ def _rounded(params: Mapping[str, Any]) -> dict[str, Any]:
 def _space_label(search: Search) -> str:
     # A changed space is another Optuna study: its distributions would not fit the old one.
     return canonical_json({path: domain.model_dump(by_alias=True) for path, domain in search.space.items()})
-
-
-def _parsed(row: Mapping[str, Any]) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(row["config"])
-    return config
-
-
-def _without(config: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
-    """A copy of a nested configuration without the given key paths."""
-    result: dict[str, Any] = copy.deepcopy(dict(config))
-    for path in paths:
-        *parents, last = path.split(".")
-        level: Any = result
-        for parent in parents:
-            level = level.get(parent, {})
-        level.pop(last, None)
-    return result

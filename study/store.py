@@ -22,8 +22,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from pydantic import ValidationError
 
 from study.errors import ResultsError
+from study.spec.document import Document
+from study.spec.model import StudySpec
+from study.spec.problems import problems_of
 
 __all__ = ["FINISHED_STATES", "STATES", "Damaged", "Store", "StoredTrials", "TrialTables"]
 
@@ -217,18 +221,43 @@ class Store:
         except NotADirectoryError as error:
             raise _unwritable(self.folder, error) from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ResultsError(
-                f"study.yaml cannot be read: {type(error).__name__}",
-                where=str(self.spec_file),
-                fix="restore the file, or choose another folder with --results",
-            ) from None
+            raise self._bad_spec(f"study.yaml cannot be read: {type(error).__name__}") from None
         if not isinstance(content, dict):
-            raise ResultsError(
-                "study.yaml does not hold a study",
-                where=str(self.spec_file),
-                fix="restore the file, or choose another folder with --results",
-            )
+            raise self._bad_spec("study.yaml is not a resolved spec")
         return content
+
+    def read_study(self) -> StudySpec:
+        """The study that this folder belongs to.
+
+        Raises:
+            ResultsError: there is no study.yaml, or it is damaged.
+        """
+        content = self.read_spec()
+        if content is None:
+            raise ResultsError(
+                "the folder has no study.yaml, so it is not a results folder",
+                where=str(self.folder),
+                allowed="the folder that `study run` wrote: study.yaml, site.json, trials/, epochs/, errors/",
+                fix="name the folder of one study, such as results/NAME",
+            )
+        try:
+            return StudySpec.model_validate_json(json.dumps(content), strict=True)
+        except (ValidationError, TypeError) as error:  # TypeError: a date, which JSON does not have
+            problem = self._bad_spec("study.yaml is not a resolved spec")
+            if isinstance(error, ValidationError):
+                first = problems_of(error, StudySpec, Document(str(self.spec_file), content, {(): 1}), ())[0]
+                problem.where = f"{self.spec_file}, {first.key_path}" if first.key_path else problem.where
+                problem.allowed = f"{first.what}; allowed: {first.allowed}" if first.allowed else first.what
+            raise problem from None
+
+    def _bad_spec(self, what: str) -> ResultsError:
+        return ResultsError(
+            what,
+            where=str(self.spec_file),
+            allowed="the resolved spec as `study run` wrote it",
+            fix="restore the file, or delete it and run the study again: that writes it anew and repeats no finished "
+            "trial",
+        )
 
     def write_spec(self, spec: Mapping[str, Any]) -> None:
         """Write the resolved spec.
@@ -246,6 +275,23 @@ class Store:
         except (OSError, ValueError):
             return None
         return content if isinstance(content, dict) else None
+
+    def read_data_hash(self) -> str:
+        """The identity of the data that the study runs on.
+
+        Raises:
+            ResultsError: site.json is missing or damaged.
+        """
+        data_hash = (self.read_site() or {}).get("data_hash")
+        if not isinstance(data_hash, str):
+            raise ResultsError(
+                "the results folder does not say which data its trials are of",
+                where=str(self.folder / "site.json"),
+                allowed="the file as `study run` wrote it, with a data_hash",
+                fix="restore the file, or delete it and run the study again: that writes it anew and repeats no "
+                "finished trial",
+            )
+        return data_hash
 
     def write_site(self, site: Mapping[str, Any]) -> None:
         """Record the site.
@@ -347,7 +393,10 @@ def _read_row(path: Path) -> dict[str, Any]:
         raise ValueError("the file's name is not the key of its row")
     if row["state"] not in FINISHED_STATES:
         raise ValueError(f"unknown state {row['state']!r}")
-    json.loads(row["config"])
+    if not (isinstance(row["method"], str) and isinstance(row["seed"], int) and isinstance(row["config"], str)):
+        raise ValueError("its method, seed or config is missing")
+    if not isinstance(json.loads(row["config"]), dict):
+        raise ValueError("its config is not a mapping")
     return row
 
 

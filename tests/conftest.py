@@ -73,3 +73,20 @@ def write_spec(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+# The fixtures of tests/reports are here, because tests import names from `conftest`, and there can be one module of
+# that name only.
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "study"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A finished study; tests only read it."""
+    from store_factory import full_study
+
+    return full_study(tmp_path_factory.mktemp("finished") / "study")

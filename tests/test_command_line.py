@@ -247,6 +247,29 @@ def test_a_results_folder_of_another_spec_is_left_alone(cli: Cli, write_spec: Wr
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_a_lost_site_file_is_asked_for_and_written_anew_by_the_next_run(
+    cli: Cli, write_spec: WriteSpec, tmp_path: Path
+) -> None:
+    from study.data.site import open_site
+    from study.spec.expand import expand
+    from study.spec.loading import load_yaml
+    from study.spec.model import StudySpec
+
+    file = write_spec(axes={"method": ["DCNN"]}, search=[], references=[])
+    spec, data_hash = load_yaml(file, StudySpec, kind="study spec"), open_site("canyon_small").data_hash
+    folder = tmp_path / "results" / spec.study
+    store = Store(folder)
+    store.write_spec(spec.model_dump(mode="json", by_alias=True))
+    for trial in expand(spec)[0].trials(spec.seeds, data_hash):
+        row = {"key": trial.key, "method": trial.method, "seed": trial.seed, "config": json.dumps(trial.config)}
+        store.write(TrialTables({**row, "state": "failed", "data_hash": data_hash}))
+    for command in ("status", "report"):
+        _refused(cli(command, folder), "site.json", "study again")
+    assert cli("run", file, "--results", tmp_path / "results").code in (0, 1)
+    assert store.read_data_hash() == data_hash
+    assert cli("status", folder).code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

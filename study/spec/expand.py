@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from models.settings import METHOD_SETTINGS
+from study.selection import canonical, config_value
 from study.spec.model import Search, StudySpec, matches, set_path
 from study.spec.trial import Trial, TrialConfiguration, canonical_json
 
-__all__ = ["Cell", "StudySize", "expand", "size"]
+__all__ = ["Cell", "StudySize", "distinct", "expand", "size"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Cell:
     Attributes:
         label: the method and the values of the other axes, for people.
         config: the base values with the axes' values set; not yet cut down to what the method reads.
-        search: the search within this cell, if any.
+        search: the search within this cell, over those of its key paths that the method reads; None without one.
     """
 
     label: str
@@ -50,6 +52,32 @@ class Cell:
         """A trial of this cell; reference rows know no seed but 0."""
         return Trial(self.resolve(values), seed if self.trained else 0, data_hash)
 
+    def trials(self, seeds: int, data_hash: str, values: dict[str, Any] | None = None) -> list[Trial]:
+        """The trials on all seeds; a reference row has one."""
+        return [self.trial(seed, data_hash, values) for seed in range(seeds if self.trained else 1)]
+
+    def stored_candidates(self, rows: Iterable[Mapping[str, Any]], data_hash: str) -> list[dict[str, Any]]:
+        """The candidates of this cell's search that rows of the trial table are of, in the order of their start.
+
+        A row counts when its configuration is the cell's but for the searched values, the search space as it is now
+        has these values, and its seed and data are those of the search.
+
+        Returns:
+            The candidates, key path → value; none for a cell without a search.
+        """
+        if self.search is None:
+            return []
+        wanted = canonical_json(_without(self.resolve(), self.search.space))
+        found: dict[str, dict[str, Any]] = {}
+        for row in sorted(rows, key=lambda row: (row.get("started_at") or "", row["key"])):
+            if row["method"] != self.method or row["seed"] >= self.search.seeds or row["data_hash"] != data_hash:
+                continue
+            config = json.loads(row["config"])
+            values = {path: config_value(config, path) for path in self.search.space}
+            if self.search.contains(values) and canonical_json(_without(config, self.search.space)) == wanted:
+                found.setdefault(canonical(values), values)
+        return list(found.values())
+
 
 @dataclass(frozen=True)
 class StudySize:
@@ -58,8 +86,8 @@ class StudySize:
     Attributes:
         cells: number of cells.
         search_trials: trials of all searches.
-        trials: all trials, the winners' repeats included. Candidates whose trials coincide are counted once each, so
-            that this is an upper bound where a sampler repeats itself.
+        trials: all trials, the winners' repeats included; an upper bound where a sampler does not find all the points
+            of a finite space.
     """
 
     cells: int
@@ -90,9 +118,18 @@ def expand(spec: StudySpec, *, check: bool = True, excluded: bool = False) -> li
                 continue
             parts = [f"{path.rsplit('.', 1)[-1]}={_show(value)}" for path, value in zip(axes, values, strict=True)]
             label = " ".join([method, *parts])
-            search = _search_of(spec, config) if check and METHOD_SETTINGS[method].trained else None
-            cells.append(Cell(label, config, search))
+            cell = Cell(label, config, None)
+            cells.append(replace(cell, search=_search_of(spec, cell)) if check and cell.trained else cell)
     return cells
+
+
+def distinct(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells that have trials of their own: of those that differ in what their method does not read, the first."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        search = None if cell.search is None else cell.search.model_dump(mode="json", by_alias=True)
+        found.setdefault(canonical_json([cell.resolve(), search]), cell)
+    return list(found.values())
 
 
 def size(spec: StudySpec) -> StudySize:
@@ -100,17 +137,37 @@ def size(spec: StudySpec) -> StudySize:
     cells = expand(spec)
     fixed: set[str] = set()
     searched = repeats = 0
-    for cell in cells:
+    for cell in distinct(cells):
         if cell.search is None:
-            fixed |= {cell.trial(seed, "").key for seed in range(spec.seeds)}
+            fixed |= {trial.key for trial in cell.trials(spec.seeds, "")}
         else:
             searched += cell.search.points() * cell.search.seeds
             repeats += max(0, spec.seeds - cell.search.seeds)
     return StudySize(len(cells), searched, len(fixed) + searched + repeats)
 
 
-def _search_of(spec: StudySpec, config: dict[str, Any]) -> Search | None:
-    return next((search for search in spec.search if matches(config, search.when)), None)
+def _search_of(spec: StudySpec, cell: Cell) -> Search | None:
+    search = next((search for search in spec.search if matches(cell.config, search.when)), None)
+    if search is None:
+        return None
+    config = cell.resolve()
+    space = {path: domain for path, domain in search.space.items() if config_value(config, path) is not None}
+    return search.model_copy(update={"space": space}) if space else None
+
+
+def _without(config: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """A copy of a nested configuration without the given key paths."""
+    result: dict[str, Any] = copy.deepcopy(dict(config))
+    for path in paths:
+        *parents, last = path.split(".")
+        level: Any = result
+        for parent in parents:
+            level = level.get(parent)
+            if not isinstance(level, dict):
+                break
+        else:
+            level.pop(last, None)
+    return result
 
 
 def _show(value: Any) -> str:

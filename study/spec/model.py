@@ -7,6 +7,7 @@ Key paths such as ``system.bandwidth_mhz`` or ``objective.lambda`` lead into the
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from models.settings import REFERENCE_NAMES, TRAINED_METHODS
 from study.errors import ConfigurationError, nearest
-from study.selection import SELECTION_COLUMNS
+from study.selection import SELECTION_COLUMNS, canonical, config_value
 from study.spec.problems import InvalidValue, InvalidValues, describe
 from study.spec.trial import TrialConfiguration
 
@@ -57,7 +58,15 @@ class GridDomain(_Frozen):
     def values(self) -> list[Any]:
         """All points, rounded so that 0.1 · 3 is 0.3."""
         low, high, step = self.grid
-        return [float(f"{low + i * step:.12g}") for i in range(int((high - low) / step + 1e-9) + 1)]
+        return [_rounded(low + i * step) for i in range(int((high - low) / step + 1e-9) + 1)]
+
+    def contains(self, value: Any) -> bool:
+        """Whether a value is one of the points, but for rounding."""
+        low, high, step = self.grid
+        if not _is_number(value) or not low - step < value < high + step:
+            return False
+        i = round((value - low) / step)
+        return 0 <= i <= int((high - low) / step + 1e-9) and _rounded(low + i * step) == _rounded(value)
 
 
 class ValuesDomain(_Frozen):
@@ -68,6 +77,10 @@ class ValuesDomain(_Frozen):
     def values(self) -> list[Any]:
         """All points."""
         return list(self.choices)
+
+    def contains(self, value: Any) -> bool:
+        """Whether a value equals one of those listed; 2 and 2.0 are equal."""
+        return canonical(value) in map(canonical, self.choices)
 
 
 class FloatDomain(_Frozen):
@@ -84,6 +97,10 @@ class FloatDomain(_Frozen):
     def values(self) -> list[Any] | None:
         """None: the points cannot be enumerated."""
         return None
+
+    def contains(self, value: Any) -> bool:
+        """Whether a value is a number within the bounds."""
+        return _is_number(value) and self.bounds[0] <= value <= self.bounds[1]
 
 
 class IntDomain(_Frozen):
@@ -102,6 +119,10 @@ class IntDomain(_Frozen):
         low, high = self.bounds
         return list(range(low, high + 1)) if high - low < 1000 and not self.log else None
 
+    def contains(self, value: Any) -> bool:
+        """Whether a value is a whole number within the bounds."""
+        return _is_number(value) and float(value).is_integer() and self.bounds[0] <= value <= self.bounds[1]
+
 
 def _check_bounds(bounds: tuple[float, float], log: bool, name: str) -> None:
     low, high = bounds
@@ -109,6 +130,14 @@ def _check_bounds(bounds: tuple[float, float], log: bool, name: str) -> None:
         raise InvalidValue("the range is empty", allowed="[low, high] with low < high", at=(name,))
     if log and low <= 0:
         raise InvalidValue("a logarithmic range starts above 0", allowed="0 < low < high", at=(name,))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.12g}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 Domain = GridDomain | ValuesDomain | FloatDomain | IntDomain
@@ -159,13 +188,16 @@ class Search(_Frozen):
         return self
 
     def points(self) -> int:
-        """How many candidates the search tries."""
-        if self.trials is not None:
-            return self.trials
-        total = 1
-        for domain in self.space.values():
-            total *= len(domain.values() or [])
-        return total
+        """How many candidates the search tries: no sampler tries a point of a finite space twice."""
+        values = [domain.values() for domain in self.space.values()]
+        limits = [] if self.trials is None else [self.trials]
+        if None not in values:
+            limits.append(math.prod(len(items or []) for items in values))
+        return min(limits)
+
+    def contains(self, values: Mapping[str, Any]) -> bool:
+        """Whether the space, as it is now, has a candidate: key path → value."""
+        return all(domain.contains(values.get(path)) for path, domain in self.space.items())
 
 
 class Select(_Frozen):
@@ -367,16 +399,7 @@ def set_path(values: dict[str, Any], path: str, value: Any) -> None:
 
 def matches(config: Mapping[str, Any], condition: Mapping[str, Any]) -> bool:
     """Whether every key path of a condition has the given value (or one of a list of values) in a configuration."""
-    return all(_equal(_get(config, path), wanted) for path, wanted in condition.items())
-
-
-def _get(config: Mapping[str, Any], path: str) -> Any:
-    value: Any = config
-    for part in path.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return None
-        value = value[part]
-    return value
+    return all(_equal(config_value(config, path), wanted) for path, wanted in condition.items())
 
 
 def _equal(value: Any, wanted: Any) -> bool:

@@ -13,31 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-TRIAL_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()), ("state", pa.string()), ("error", pa.string()), ("method", pa.string()),
-        ("seed", pa.int64()), ("config", pa.string()), ("validation_rmse_m", pa.float64()),
-        ("validation_accuracy", pa.float64()), ("best_epoch", pa.int64()), ("epochs", pa.int64()),
-        ("test_rmse_m", pa.float64()), ("test_mean_error_m", pa.float64()), ("test_median_error_m", pa.float64()),
-        ("test_p90_error_m", pa.float64()), ("test_accuracy", pa.float64()),
-        ("test_recall", pa.list_(pa.float64())), ("confusion", pa.list_(pa.int64())),
-        ("classes", pa.list_(pa.string())), ("test_samples", pa.int64()), ("train_samples", pa.int64()),
-        ("parameters", pa.int64()), ("parameters_deployed", pa.int64()), ("macs_paper", pa.int64()),
-        ("flops_batch", pa.int64()), ("macs_per_sample", pa.int64()), ("macs_deployed", pa.int64()),
-        ("train_seconds", pa.float64()), ("trial_seconds", pa.float64()), ("peak_memory_mb", pa.float64()),
-        ("started_at", pa.string()), ("device", pa.string()), ("host", pa.string()), ("torch_version", pa.string()),
-        ("ray_version", pa.string()), ("study_version", pa.string()), ("git_commit", pa.string()),
-        ("spec_hash", pa.string()), ("data_hash", pa.string()),
-    ]
-)  # fmt: skip
+from study.spec.model import StudySpec
+from study.spec.trial import Trial, TrialConfiguration, canonical_json
+from study.store import TRIAL_SCHEMA
 
-SYSTEM: Mapping[str, Any] = {
-    "bandwidth_mhz": 100, "subcarriers": 64, "antennas": [8, 8], "paths": 25, "fingerprint": "adp",
-    "normalization": "antenna", "semantics": "ternary", "excess_delay": "wrap",
-}  # fmt: skip
-SPLIT: Mapping[str, Any] = {
-    "train_scenes": 50, "validation_scenes": 20, "test_scenes": 50, "target": "test", "data_seed": 0,
-}  # fmt: skip
+HASH = "b9719d911017c592"
 # RMSE, accuracy, best epoch, parameters, MACs per sample while training
 LEVELS: Mapping[str, tuple[float, float | None, int | None, int | None, int | None]] = {
     "MEAN": (37.41, None, None, None, None),
@@ -48,20 +28,23 @@ LEVELS: Mapping[str, tuple[float, float | None, int | None, int | None, int | No
     "MDA": (9.41, 0.875, 31, 651_200, 67_800_000),
     "HDA": (8.83, 0.882, 24, 651_202, 67_800_000),
 }
-TASKS = {"MDA", "HDA", "KNN"}
 
 
 class Store:
     """A results folder under construction."""
 
-    def __init__(self, folder: Path, spec: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, spec: Mapping[str, Any], site: str = "canyon_small") -> None:
         self.folder = folder
-        self.spec = dict(spec)
         for part in ("trials", "epochs", "errors"):
             (folder / part).mkdir(parents=True, exist_ok=True)
-        site = {"name": "canyon_small", "data_hash": "b9719d911017c592"}
-        (folder / "site.json").write_text(json.dumps(site), encoding="utf-8")
-        (folder / "study.yaml").write_text(yaml.safe_dump(self.spec, allow_unicode=True), encoding="utf-8")
+        (folder / "site.json").write_text(json.dumps({"name": site, "data_hash": HASH}), encoding="utf-8")
+        self.write_spec(spec)
+
+    def write_spec(self, spec: Mapping[str, Any]) -> None:
+        """Write the resolved spec, or another one over it."""
+        self.spec = StudySpec.model_validate_json(json.dumps(spec), strict=True)
+        described = self.spec.model_dump(mode="json", by_alias=True)
+        (self.folder / "study.yaml").write_text(yaml.safe_dump(described, allow_unicode=True), encoding="utf-8")
 
     def add(
         self,
@@ -76,44 +59,30 @@ class Store:
         **columns: Any,
     ) -> str:
         """Write one trial, with its epochs and errors unless ``details`` is false; returns its key."""
-        config: dict[str, Any] = {
-            "method": method, "system": {**SYSTEM, **(system or {})}, "split": dict(SPLIT),
-        }  # fmt: skip
-        if method not in ("MEAN", "KNN"):
-            config |= {"network": {"preset": "small"}, "training": {"epochs": epochs}}
-        if method in ("TL", "MDA", "HDA"):
-            config["branches"] = "shared"
-        config["objective"] = dict(objective or {})
-        return self.add_config(config, seed, state=state, details=details, epochs=epochs, **columns)
+        config = self.spec.base.model_dump(mode="json", by_alias=True)
+        config["method"] = method
+        config["system"].update(system or {})
+        config["objective"].update(objective or {})
+        config["training"]["epochs"] = epochs
+        resolved = TrialConfiguration.model_validate_json(json.dumps(config), strict=True).resolved()
+        return self.add_trial(Trial(resolved, seed, HASH), state=state, details=details, **columns)
 
-    def add_config(
-        self,
-        config: Mapping[str, Any],
-        seed: int,
-        *,
-        state: str = "done",
-        details: bool = False,
-        epochs: int = 40,
-        **columns: Any,
-    ) -> str:
-        """Write one trial of a resolved configuration."""
-        method = config["method"]
-        text = json.dumps(config, sort_keys=True)
-        key = columns.pop("key", None) or hashlib.sha256(f"{text}|{seed}".encode()).hexdigest()[:16]
-        row = self._row(key, method, seed, config, text, state, epochs) | columns
-        write(self.folder / "trials" / f"{key}.parquet", [row], TRIAL_SCHEMA)
+    def add_trial(self, trial: Trial, *, state: str = "done", details: bool = False, **columns: Any) -> str:
+        """Write one trial."""
+        row = self._row(trial, state) | columns
+        write(self.folder / "trials" / f"{trial.key}.parquet", [row], TRIAL_SCHEMA)
         if details and state == "done":
-            self._errors(key, row)
+            self._errors(trial.key, row)
             if row["epochs"]:
-                self._epochs(key, row)
-        return key
+                self._epochs(trial.key, row)
+        return trial.key
 
-    def _row(
-        self, key: str, method: str, seed: int, config: Mapping[str, Any], text: str, state: str, epochs: int
-    ) -> dict[str, Any]:
+    def _row(self, trial: Trial, state: str) -> dict[str, Any]:
+        key, method, seed, config = trial.key, trial.method, trial.seed, trial.config
         random = _random(key)
-        level, accuracy, best, parameters, macs = LEVELS.get(method, (10.0, None, 20, 1000, 5000))
-        weight = config.get("objective", {}).get("lambda")
+        level, accuracy, best, parameters, macs = LEVELS[method]
+        epochs = config["training"]["epochs"] if best is not None else 0
+        weight = config["objective"].get("lambda")
         if weight is not None:
             level += 14 * (weight - 0.7) ** 2
             accuracy = 0.875 - 0.3 * max(weight - 0.75, 0) ** 1.5
@@ -123,12 +92,13 @@ class Store:
         done = state == "done"
         row: dict[str, Any] = dict.fromkeys(TRIAL_SCHEMA.names)
         row |= {
-            "key": key, "state": state, "method": method, "seed": seed, "config": text,
+            "key": key, "state": state, "method": method, "seed": seed,
+            "config": canonical_json(config),
             "error": None if state in ("done", "diverged", "pruned") else f"{method} ran out of luck",
             "train_seconds": 0.0 if best is None else float(60 + 20 * random.random()), "peak_memory_mb": 812.0,
             "started_at": f"2026-03-01T10:{seed:02d}:00+00:00", "device": "cpu", "host": "node-1",
             "torch_version": "2.13.0", "ray_version": "2.60.0", "study_version": "0.1.0", "git_commit": "3f2a91c",
-            "spec_hash": "5d41402abc4b2a76", "data_hash": "b9719d911017c592", "test_samples": 2400,
+            "spec_hash": "5d41402abc4b2a76", "data_hash": trial.data_hash, "test_samples": 2400,
             "train_samples": 7200, "parameters": parameters, "parameters_deployed": parameters and parameters // 2,
             "macs_per_sample": macs, "macs_deployed": macs and macs // 2, "macs_paper": macs and macs * 264,
             "flops_batch": macs and macs * 512,
@@ -192,6 +162,7 @@ def spec(**changes: Any) -> dict[str, Any]:
     return {
         "study": "hda_against_mda",
         "site": "data/canyon_small",
+        "base": {"network": {"preset": "small"}, "training": {"epochs": 40}},
         "axes": {"method": ["DCNN", "TL", "RDA", "MDA", "HDA"]},
         "references": ["MEAN", "KNN"],
         "seeds": 3,
@@ -201,7 +172,7 @@ def spec(**changes: Any) -> dict[str, Any]:
         ],
         "select": {"metric": "validation_rmse", "mode": None},
         "claims": [{"name": "HDA matches the manual optimum", "better": {"method": "HDA"}, "than": {"method": "MDA"}}],
-        "report": {"tables": ["performance", "complexity"], "figures": ["cdf", "lambda_sweep", "learning_curves"]},
+        "report": {"tables": ["performance"], "figures": ["cdf", "lambda_sweep", "learning_curves"]},
     } | changes  # fmt: skip
 
 

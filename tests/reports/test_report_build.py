@@ -117,25 +117,29 @@ def test_building_twice_gives_the_same_files(finished: Store, report: ReportFile
 
 def test_names_from_a_spec_are_escaped(folder: Path) -> None:
     content = spec(
-        study=NASTY,
+        site=NASTY,
         description=NASTY,
-        axes={"method": ["HDA", NASTY], "system.fingerprint": ["adp", NASTY]},
-        claims=[{"name": NASTY}],
-        report={"figures": [NASTY]},
+        axes={"method": ["HDA", "DCNN"], "system.fingerprint": ["adp", "rcsi"]},
+        claims=[{"name": NASTY, "better": {"method": "HDA"}, "than": {"method": "DCNN"}}],
+        search=[],
     )
-    store = Store(folder, content)
-    for fingerprint in ("adp", NASTY):
-        for method in ("HDA", NASTY):
+    store = Store(folder, content, site=NASTY)
+    for fingerprint in ("adp", "rcsi"):
+        for method in ("HDA", "DCNN"):
             store.add(method, 0, system={"fingerprint": fingerprint}, device=NASTY)
     store.add("HDA", 1, state="failed", error=NASTY)
+    (folder / "trials" / f"{NASTY.replace('/', '')}.parquet").write_bytes(b"x")
     files = build_report(folder)
     page = files.html.read_text(encoding="utf-8")
     assert page.count("<script>") == page.count("</script>") == 1
     assert page.count("</svg>") == 2
     assert "<b>" not in re.sub(r"<figcaption><b>", "", page)
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    # Description, claim, the damaged file, site and device; the site is in captions too.
+    assert page.count("&lt;script&gt;alert(1)&lt;") > 5
     markdown = files.markdown.read_text(encoding="utf-8")
     assert "<script>" not in markdown
+    assert "<b>" not in markdown
+    assert markdown.count(r"&lt;script&gt;alert(1)&lt;/script&gt; \| \$x\$ &") > 3
     table = [line for line in markdown.splitlines() if line.startswith("| ")]
     assert all(line.count("|") > 5 for line in table)
     for figure in files.figures:
@@ -144,10 +148,10 @@ def test_names_from_a_spec_are_escaped(folder: Path) -> None:
 
 
 def test_a_figure_without_data_says_why(folder: Path) -> None:
-    store = Store(folder, spec(search=[], references=[], report={"figures": ["street_map"]}))
+    store = Store(folder, spec(search=[], references=[]))
     store.add("DCNN", 0, details=False)
     files = build_report(folder)
-    assert {item.name for item in files.missing} == {"cdf", "lambda_sweep", "learning_curves", "street_map"}
+    assert {item.name for item in files.missing} == {"cdf", "lambda_sweep", "learning_curves"}
     page = files.html.read_text(encoding="utf-8")
     for item in files.missing:
         assert item.reason in page
@@ -181,7 +185,8 @@ def test_the_cdf_holds_the_quantiles_of_the_pooled_errors(finished: Store) -> No
 
 def test_a_search_over_several_settings_is_drawn(folder: Path) -> None:
     space = {"objective.lambda": {"grid": [0.0, 1.0, 0.5]}, "objective.gamma": {"float": [0.0, 5.0]}}
-    store = Store(folder, spec(search=[{"when": {"method": "MDA"}, "space": space, "trials": 6, "seeds": 1}]))
+    search = {"when": {"method": "MDA"}, "space": space, "sampler": "tpe", "trials": 6, "seeds": 1}
+    store = Store(folder, spec(search=[search]))
     for weight in (0.0, 0.5, 1.0):
         for gamma in (1.0, 2.5):
             store.add("MDA", 0, objective={"lambda": weight, "gamma": gamma})

@@ -4,15 +4,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
-from store_factory import TRIAL_SCHEMA, Store, full_study, spec, write
+from store_factory import HASH, Store, full_study, spec, write
 
-from reports.results import load_results, value_label
+from reports.build import build_report
+from reports.results import Results, load_results, value_label
+from study import store as study_store
 from study.errors import ResultsError
+from study.search import StudyQueue
 from study.selection import canonical, config_value
 from study.spec.expand import expand, size
 from study.spec.model import StudySpec
+from study.spec.trial import Trial
+from study.store import TRIAL_SCHEMA
 
 
 def test_trials_are_grouped_into_cells_in_the_order_of_the_report(folder: Path) -> None:
@@ -38,6 +44,11 @@ def test_the_winner_is_the_candidate_of_lowest_validation_rmse_and_its_repeats_a
     assert cell.planned_candidates == 11
 
 
+def loose(*columns: str) -> pa.Schema:
+    """The schema without the rule that these columns have no nulls."""
+    return pa.schema([field.with_nullable(True) if field.name in columns else field for field in TRIAL_SCHEMA])
+
+
 def test_damaged_files_are_named_and_never_read(folder: Path) -> None:
     store = Store(folder, spec())
     good = store.add("DCNN", 0)
@@ -50,9 +61,11 @@ def test_damaged_files_are_named_and_never_read(folder: Path) -> None:
     write(trials / "dddd.parquet", [row], TRIAL_SCHEMA)
     write(trials / "eeee.parquet", [], TRIAL_SCHEMA)
     write(trials / "ffff.parquet", [row | {"key": "ffff", "state": "finished", "config": "{}"}], TRIAL_SCHEMA)
+    write(trials / "gggg.parquet", [row | {"key": "gggg", "config": "[]"}], TRIAL_SCHEMA)
+    write(trials / "hhhh.parquet", [row | {"key": "hhhh", "config": "{}", "seed": None}], loose("seed"))
     results = load_results(folder)
     assert [trial.key for trial in results.trials] == [good]
-    assert [item.name for item in results.damaged] == [f"trials/{letter * 4}.parquet" for letter in "abcdef"]
+    assert [item.path for item in results.damaged] == [trials / f"{letter * 4}.parquet" for letter in "abcdefgh"]
     assert all(item.reason for item in results.damaged)
 
 
@@ -69,11 +82,11 @@ def test_epochs_and_errors_are_read_when_asked_for(folder: Path) -> None:
     assert results.epochs("0000") is None
     assert results.errors(other) is None
     assert results.errors(other) is None
-    assert [item.name for item in results.damaged] == [f"errors/{other}.parquet"]
+    assert [item.path for item in results.damaged] == [folder / "errors" / f"{other}.parquet"]
 
 
 def test_trials_that_the_spec_does_not_ask_for_are_left_out(folder: Path) -> None:
-    store = Store(folder, spec(axes={"method": ["DCNN", "HDA"], "system.paths": [25]}, references=[]))
+    store = Store(folder, spec(axes={"method": ["DCNN", "HDA"], "system.paths": [25]}, references=[], search=[]))
     kept = store.add("DCNN", 0)
     left_out = {store.add("DCNN", 7), store.add("DCNN", 0, system={"paths": 10}), store.add("TL", 0)}
     results = load_results(folder)
@@ -93,13 +106,148 @@ def test_two_versions_of_a_configuration_are_never_mixed(folder: Path) -> None:
 
 def test_cells_without_a_trial_are_holes_unless_excluded(folder: Path) -> None:
     axes = {"method": ["DCNN", "HDA"], "system.paths": [10, 25]}
-    store = Store(folder, spec(axes=axes, exclude=[{"method": "DCNN", "system.paths": 10}]))
+    store = Store(folder, spec(axes=axes, exclude=[{"method": "DCNN", "system.paths": 10}], search=[]))
     store.add("DCNN", 0)
     results = load_results(folder)
     holes = [(cell.method, cell.axes["system.paths"]) for cell in results.cells if not cell.trials]
     assert holes == [
         ("MEAN", 10), ("KNN", 10), ("HDA", 10), ("MEAN", 25), ("KNN", 25), ("HDA", 25),
     ]  # fmt: skip
+
+
+def wanted_of(folder: Path, data_hash: str = HASH) -> set[str]:
+    """Keys of the stored trials that the engine's queue would not run again and counts as the study's."""
+    store = study_store.Store(folder)
+    rows = store.load().rows
+    queue = StudyQueue(store.read_study(), data_hash, rows)
+    queue.next()  # a finished search names its winner
+    return queue.known_keys() & set(rows)
+
+
+def shown(results: Results) -> set[str]:
+    return {trial.key for cell in results.cells for trial in cell.trials}
+
+
+NARROWED = {"when": {"method": "MDA"}, "space": {"objective.lambda": {"grid": [0.0, 0.4, 0.2]}}}
+AXES = {"method": ["DCNN", "TL", "RDA", "MDA", "HDA"], "system.paths": [10, 25]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "gone"),
+    [
+        # Of 11 candidates 3 remain; the repeats of the winner, which lay outside, go with it.
+        ({"search": [NARROWED]}, 2 * (8 + 2)),
+        ({"exclude": [{"method": ["DCNN", "HDA"], "system.paths": 10}]}, 2 * 3),
+        ({"exclude": [{"method": "MEAN"}, {"method": "MDA", "system.paths": 25}]}, 2 + 13),
+        ({"seeds": 2}, 2 * 5),
+        ({"axes": {**AXES, "system.paths": [10]}}, 2 + 4 * 3 + 13),
+        ({"axes": {**AXES, "method": ["MDA", "HDA"]}, "references": ["KNN"]}, 2 * (1 + 3 * 3)),
+        ({"select": {"metric": "validation_accuracy"}}, 2 * 2),
+        ({"base": {"network": {"preset": "small"}, "training": {"epochs": 41}}}, 2 * (4 * 3 + 13)),
+    ],
+    ids=["narrowed grid", "excluded", "excluded cells", "fewer seeds", "shorter axis", "methods", "selection", "base"],
+)
+def test_a_changed_spec_shows_what_it_wants_and_counts_the_rest(
+    folder: Path, changes: dict[str, Any], gone: int
+) -> None:
+    # The lowest validation RMSE is at λ = 0.7; the highest validation accuracy is at λ = 0.1.
+    store = full_study(folder, paths=(10, 25), details=False)
+    before = load_results(folder)
+    assert not before.outside
+    assert shown(before) == wanted_of(folder)
+    store.write_spec(spec(axes=AXES) | changes)
+    results = load_results(folder)
+    assert shown(results) == wanted_of(folder)
+    assert {trial.key for trial in results.trials} == shown(results)
+    assert {trial.key for trial in results.outside} == shown(before) - shown(results)
+    assert len(results.outside) == gone
+    assert {cell.label() for cell in results.cells} <= {cell.label() for cell in before.cells}
+    report = build_report(folder)
+    assert f"{gone} stored trials left out: not wanted by the spec" in report.markdown.read_text(encoding="utf-8")
+    page = report.html.read_text(encoding="utf-8")
+    assert not [trial.key for trial in results.outside if trial.key in page]
+
+
+def test_a_narrowed_grid_selects_among_the_candidates_that_it_has(folder: Path) -> None:
+    store = full_study(folder, details=False)
+    store.write_spec(spec(search=[NARROWED]))
+    (cell,) = (cell for cell in load_results(folder).cells if cell.method == "MDA")
+    assert sorted(trial.config["objective"]["lambda"] for trial in cell.trials) == [0.0, 0.2, 0.4]
+    assert cell.winner is not None
+    assert cell.winner.values == {"objective.lambda": 0.4}
+    assert [trial.seed for trial in cell.reported] == [0]
+    assert (cell.planned_candidates, cell.planned) == (3, 5)
+
+
+def test_trials_of_other_data_are_holes(folder: Path) -> None:
+    full_study(folder, details=False)
+    (folder / "site.json").write_text(json.dumps({"name": "moved", "data_hash": "other"}), encoding="utf-8")
+    results = load_results(folder)
+    assert not results.trials
+    assert [cell.method for cell in results.cells if not cell.trials] == list(results.methods)
+    assert len(results.outside) == 2 + 4 * 3 + 13
+    assert wanted_of(folder, "other") == set()
+    report = build_report(folder)
+    assert report.headline == "No trial of this study has a result yet."
+    assert "27 stored trials left out" in report.markdown.read_text(encoding="utf-8")
+
+
+EVERYTHING: dict[str, Any] = {
+    "study": "everything",
+    "site": "canyon_small",
+    "base": {"network": {"preset": "small"}},
+    "axes": {
+        "method": ["DCNN", "TL", "RDA", "MDA", "HDA"],
+        "branches": ["shared", "twin"],
+        "objective.gamma": [None, 1.0, 2.0],  # the first is the third: 2 is the default
+        "system.paths": [10, {"uniform": [10, 25]}],
+    },
+    "seeds": 2,
+    "search": [
+        {
+            "when": {"method": "MDA", "system.paths": 10},
+            "space": {"objective.lambda": {"float": [0.0, 1.0]}, "training.batch_size": {"int": [8, 9]}},
+            "sampler": "tpe",
+            "trials": 6,
+            "seeds": 3,
+        },
+        {  # HDA reads one of these settings, DCNN and RDA neither
+            "when": {"method": ["DCNN", "RDA", "HDA"], "branches": "twin"},
+            "space": {
+                "objective.likelihood": {"values": ["focal", "standard"]},
+                "objective.lambda": {"values": [0, 1]},
+            },
+        },
+        {  # whole numbers for a setting that is none, and fewer points than trials
+            "when": {"method": "TL"},
+            "space": {"objective.feature_weight": {"values": [0, 1, 2]}},
+            "sampler": "random",
+            "trials": 20,
+        },
+    ],
+    "exclude": [{"method": "HDA", "system.paths": 10, "objective.gamma": 1.0}],
+}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_report_uses_the_trials_that_the_queue_wanted(folder: Path, seed: int) -> None:
+    store = Store(folder, EVERYTHING)
+    queue = StudyQueue(store.spec, HASH, {})
+    handed_out = []
+    while isinstance(trial := queue.next(), Trial):
+        state = "diverged" if int(trial.key, 16) % 11 == seed else "done"
+        row = study_store.Store(folder).find(store.add_trial(trial, state=state))
+        queue.finish(row)
+        handed_out.append(trial.key)
+    results = load_results(folder)
+    assert shown(results) == set(handed_out) == queue.known_keys()
+    assert not results.outside
+    assert wanted_of(folder) == shown(results)
+    progress = queue.progress()
+    assert progress.wanted == len(handed_out) == size(store.spec).trials
+    assert sum(cell.planned for cell in results.cells) == len(handed_out)
+    assert all(len(cell.trials) == cell.planned for cell in results.cells)
+    assert all(len(cell.candidates) == cell.planned_candidates for cell in results.cells)
 
 
 CROSSED: dict[str, Any] = {
@@ -122,7 +270,7 @@ CROSSED: dict[str, Any] = {
 
 def test_cells_and_plans_agree_with_the_spec_that_the_engine_runs(folder: Path) -> None:
     study = StudySpec.model_validate_json(json.dumps(CROSSED), strict=True)
-    store = Store(folder, study.model_dump(mode="json", by_alias=True))
+    store = Store(folder, CROSSED)
     wanted = {}
     for cell in expand(study):
         resolved = cell.resolve()
@@ -133,11 +281,11 @@ def test_cells_and_plans_agree_with_the_spec_that_the_engine_runs(folder: Path) 
         return {canonical({"method": cell.method, **cell.axes}) for cell in results.cells}
 
     # One trial alone: every other cell is a hole.
-    cell, resolved = wanted[max(wanted)]
-    store.add_config(resolved, 0)
+    cell, _ = wanted[max(wanted)]
+    store.add_trial(cell.trial(0, HASH))
     results = load_results(folder)
     assert cells() == set(wanted)
-    assert sum(cell.planned or 0 for cell in results.cells) == size(study).trials
+    assert sum(cell.planned for cell in results.cells) == size(study).trials
     assert not results.outside
     # Everything: no hole, nothing left out.
     for cell, resolved in wanted.values():
@@ -146,8 +294,9 @@ def test_cells_and_plans_agree_with_the_spec_that_the_engine_runs(folder: Path) 
         )
         for config in candidates:
             for seed in range(3 if cell.trained and (not cell.search or config == candidates[4]) else 1):
-                store.add_config(
-                    config, seed, validation_rmse_m=1.0 if config == candidates[min(4, len(candidates) - 1)] else 2.0
+                store.add_trial(
+                    Trial(config, seed, HASH),
+                    validation_rmse_m=1.0 if config == candidates[min(4, len(candidates) - 1)] else 2.0,
                 )
     results = load_results(folder)
     assert cells() == set(wanted)
@@ -180,8 +329,10 @@ def test_axis_values_in_words(value: object, label: str) -> None:
         ("- a list", "not a resolved spec"),
         ("axes: {method: DCNN}", "not a resolved spec"),
         ("search: [3]", "not a resolved spec"),
-        ("select: {metric: test_rmse}", "cannot select"),
-        ("study: empty", "no finished trial"),
+        ("{study: s, site: s, select: {metric: test_rmse}}", "not a resolved spec"),
+        ("{study: s, site: s, search: [{space: {objective.lamda: {values: [1]}}}]}", "not a resolved spec"),
+        ("{study: 2026-01-01}", "not a resolved spec"),
+        ("{study: empty, site: canyon_small}", "no finished trial"),
     ],
 )
 def test_a_folder_that_cannot_be_used_says_what_to_do(folder: Path, content: str | None, words: str) -> None:
@@ -197,6 +348,26 @@ def test_a_folder_that_cannot_be_used_says_what_to_do(folder: Path, content: str
     assert error.value.fix
 
 
+def test_a_key_of_the_spec_that_is_wrong_is_named(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "study.yaml").write_text("{study: s, site: s, select: {metric: test_rmse}}", encoding="utf-8")
+    with pytest.raises(ResultsError) as error:
+        load_results(folder)
+    assert error.value.where == f"{folder / 'study.yaml'}, select.metric"
+    assert "validation_rmse or validation_accuracy" in (error.value.allowed or "")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"name": "x"}'])
+def test_a_folder_that_lost_its_data_hash_says_what_to_do(folder: Path, content: str | None) -> None:
+    Store(folder, spec()).add("DCNN", 0)
+    (folder / "site.json").unlink()
+    if content is not None:
+        (folder / "site.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ResultsError, match="which data") as error:
+        load_results(folder)
+    assert error.value.where == str(folder / "site.json")
+
+
 def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="no such results folder"):
         load_results(tmp_path / "nowhere")
@@ -207,5 +378,5 @@ def test_the_store_of_the_tests_follows_the_contract(finished: Store) -> None:
     documented = Path(__file__).parents[2] / "docs" / "results.md"
     text = documented.read_text(encoding="utf-8")
     assert all(f"`{column}`" in text for column in TRIAL_SCHEMA.names)
-    assert yaml.safe_load((finished.folder / "study.yaml").read_text(encoding="utf-8"))["study"] == results.name
+    assert yaml.safe_load((finished.folder / "study.yaml").read_text(encoding="utf-8"))["study"] == results.spec.study
     assert json.loads(results.trials[0].row["config"]) == results.trials[0].config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import hypothesis.strategies as st
 import pytest
 import yaml
 from hypothesis import given
+from pydantic import TypeAdapter
 
 from models.settings import METHOD_SETTINGS
 from study.errors import SpecError
 from study.resources import shipped_specs
 from study.spec.expand import expand, size
 from study.spec.loading import load_yaml, parse_yaml
-from study.spec.model import StudySpec, key_paths
+from study.spec.model import Domain, GridDomain, StudySpec, key_paths
 from study.spec.trial import Trial, TrialConfiguration, canonical_json
 
 SPEC: dict[str, Any] = {
@@ -116,6 +118,58 @@ def test_a_grid_has_all_its_points(low: int, width: int, steps: int) -> None:
     assert len(values) == steps + 1
     assert values[0] == pytest.approx(low / 10)
     assert values[-1] == pytest.approx(high / 10)
+
+
+@given(st.floats(-5, 5), st.floats(1e-3, 1), st.integers(0, 40))
+def test_a_grid_contains_its_points_and_nothing_else(low: float, step: float, steps: int) -> None:
+    grid = GridDomain(grid=(low, low + steps * step, step))
+    points = grid.values()
+    assert all(grid.contains(point) for point in points)
+    assert all(grid.contains(float(canonical_json(point))) for point in points)
+    for outside in (points[0] - step, points[-1] + step, points[0] + step / 2, None, "0.1", True, math.nan):
+        assert not grid.contains(outside)
+
+
+@pytest.mark.parametrize(
+    ("domain", "inside", "outside"),
+    [
+        ({"grid": [0.0, 1.0, 0.1]}, [0, 0.3, 0.1 + 0.2, 1], [-0.1, 0.35, 1.1, True, False, None, "0.3", [0.3]]),
+        ({"values": [1, 2.5, "adp", [8, 8], True]}, [1, 1.0, 2.5, "adp", [8, 8], (8, 8), True], [0, "ADP", [8], None]),
+        ({"values": [1]}, [1], [True]),
+        ({"float": [0.5, 2.0]}, [0.5, 1, 2.0], [0.49, 2.1, True, None, "1", math.nan]),
+        ({"int": [1, 8]}, [1, 8, 3.0], [0, 9, 3.5, True, None, "3", math.inf]),
+        ({"int": [1, 5000], "log": True}, [1, 5000], [0, 5001]),
+    ],
+)
+def test_a_domain_contains(domain: dict[str, Any], inside: list[Any], outside: list[Any]) -> None:
+    parsed: Any = TypeAdapter(Domain).validate_python(domain)
+    assert [value for value in inside if not parsed.contains(value)] == []
+    assert [value for value in outside if parsed.contains(value)] == []
+
+
+@pytest.mark.parametrize(
+    ("space", "points"),
+    [
+        ({"objective.lambda": {"grid": [0.0, 1.0, 0.5]}, "objective.gamma": {"values": [1, 2]}}, 6),
+        ({"objective.lambda": {"grid": [0.0, 1.0, 0.1]}}, 8),
+        ({"objective.lambda": {"float": [0.0, 1.0]}, "objective.gamma": {"values": [1, 2]}}, 8),
+        ({"training.batch_size": {"int": [2, 5000]}}, 8),
+    ],
+)
+def test_a_sampler_tries_no_more_candidates_than_there_are(space: dict[str, Any], points: int) -> None:
+    spec = _parse(search=[{"when": {"method": "MDA"}, "space": space, "sampler": "random", "trials": 8}])
+    assert spec.search[0].points() == points
+
+
+def test_a_search_is_over_what_the_method_reads() -> None:
+    space = {"objective.lambda": {"values": [0.1, 0.9]}, "objective.gamma": {"values": [1.0, 2.0, 3.0]}}
+    spec = _parse(axes={"method": ["DCNN", "MDA", "HDA"]}, search=[{"space": space}])
+    cells = {cell.method: cell for cell in expand(spec)}
+    assert cells["DCNN"].search is None
+    assert cells["MDA"].search is not None
+    assert cells["HDA"].search is not None
+    assert cells["MDA"].search.points() == 6
+    assert list(cells["HDA"].search.space) == ["objective.gamma"]
 
 
 def test_lambda_grid_values_are_round() -> None:
