@@ -7,7 +7,7 @@ import re
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     import rich.table
 
 __all__ = ["ReportFiles", "build_report"]
+
+# The tables that a spec's `report.tables` may name.
+TABLES: Mapping[str, Callable[[Results], Table | None]] = {
+    "performance": tables.performance,
+    "complexity": tables.complexity,
+    "manual_optimum": tables.manual_optimum,
+}
 
 _OWN = {"index.html", "report.md", "tables", "figures"}
 _PROVENANCE = (
@@ -159,14 +166,10 @@ def _write(folder: Path, page: _Page, results: Results) -> tuple[list[str], list
 
 def _page(results: Results) -> _Page:
     # Figures first: only they open epochs/ and errors/, and what is damaged there belongs on the page.
-    drawn = [draw(results) for draw in FIGURES.values()]
-    built = [
-        tables.performance(results),
-        tables.complexity(results),
-        tables.manual_optimum(results),
-        tables.cost(results),
-        tables.trial_list(results),
-    ]
+    wanted = results.spec.report
+    drawn = [FIGURES[name](results) for name in wanted.figures]
+    built = [TABLES[name](results) for name in wanted.tables]
+    built += [tables.cost(results), tables.trial_list(results)]  # what was spent, and where each number comes from
     warnings = []
     if results.damaged:
         files = "1 damaged file was" if len(results.damaged) == 1 else f"{len(results.damaged)} damaged files were"

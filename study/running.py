@@ -12,8 +12,6 @@ from typing import Any
 from cluster.check import check_local, slots, this_machine
 from cluster.model import Cluster
 from study.data.site import Site, open_site
-from study.data.split import Split
-from study.data.system import SystemConfiguration
 from study.errors import ResultsError, SpecError, StudyError
 from study.observer import RunObserver
 from study.provenance import Provenance
@@ -60,16 +58,17 @@ def prepare(spec: StudySpec) -> Site:
 
 
 def check_against_site(spec: StudySpec, site: Site) -> None:
-    """Whether the site has the scenes and paths of every cell.
+    """Whether every cell, with each of its searched values, fits its network and has its scenes and paths on the site.
 
     Raises:
-        SpecError: it has not; the message names the cell.
+        SpecError: one does not; the message names the cell.
     """
     for cell in expand(spec):
-        system = SystemConfiguration.model_validate(cell.config["system"])
         try:
-            Split.model_validate(cell.config["split"]).scenes(site.scenes, f"site {site.name!r}")
-            system.check_paths(site.max_paths, f"site {site.name!r}")
+            for config in cell.configurations():
+                config.check_input()
+                config.split.scenes(site.scenes, f"site {site.name!r}")
+                config.system.check_paths(site.max_paths, f"site {site.name!r}")
         except StudyError as error:
             raise SpecError(
                 f"{error.what} (cell {cell.label!r})", where=error.where, allowed=error.allowed, fix=error.fix

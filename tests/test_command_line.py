@@ -147,6 +147,8 @@ def test_init_copies_what_ships_and_overwrites_nothing(cli: Cli, tmp_path: Path)
         ({"base": {**SMALL_BASE, "network": {"preset": "paper"}}}, ["too small", "43 × 43"]),
         ({"base": {**SMALL_BASE, "split": {"train_scenes": 100}}}, ["170 scenes", "has 120"]),
         ({"axes": {"method": ["DCNN"], "system.paths": [40]}, "search": []}, ["40 paths", "at most 25"]),
+        ({"search": [{"space": {"system.paths": {"values": [10, 40]}}}]}, ["40 paths", "at most 25"]),
+        ({"search": [{"space": {"system.subcarriers": {"values": [8, 16]}}}]}, ["too small", "16 × 16"]),
     ],
 )
 def test_a_spec_that_cannot_work_starts_and_writes_nothing(

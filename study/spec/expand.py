@@ -48,6 +48,16 @@ class Cell:
             set_path(config, path, value)
         return TrialConfiguration.model_validate_json(json.dumps(config), strict=True).resolved()
 
+    def configurations(self) -> list[TrialConfiguration]:
+        """What the cell can ask for: its own values, and each searched value (or bound of a range) set alone."""
+        configs = [self.config]
+        for path, domain in (self.search.space if self.search else {}).items():
+            values = domain.values()
+            for value in domain.bounds if values is None else values:  # type: ignore[union-attr]
+                configs.append(copy.deepcopy(self.config))
+                set_path(configs[-1], path, value)
+        return [TrialConfiguration.model_validate_json(json.dumps(config), strict=True) for config in configs]
+
     def trial(self, seed: int, data_hash: str, values: dict[str, Any] | None = None) -> Trial:
         """A trial of this cell; reference rows know no seed but 0."""
         return Trial(self.resolve(values), seed if self.trained else 0, data_hash)

@@ -249,7 +249,11 @@ class Claim(_Frozen):
 class Report(_Frozen):
     """What the report shows."""
 
-    tables: tuple[Literal["performance", "manual_optimum"], ...] = ("performance", "manual_optimum")
+    tables: tuple[Literal["performance", "complexity", "manual_optimum"], ...] = (
+        "performance",
+        "complexity",
+        "manual_optimum",
+    )
     figures: tuple[Literal["cdf", "lambda_sweep", "learning_curves"], ...] = (
         "lambda_sweep",
         "cdf",

@@ -172,7 +172,10 @@ def spec(**changes: Any) -> dict[str, Any]:
         ],
         "select": {"metric": "validation_rmse", "mode": None},
         "claims": [{"name": "HDA matches the manual optimum", "better": {"method": "HDA"}, "than": {"method": "MDA"}}],
-        "report": {"tables": ["performance"], "figures": ["cdf", "lambda_sweep", "learning_curves"]},
+        "report": {
+            "tables": ["performance", "complexity", "manual_optimum"],
+            "figures": ["cdf", "lambda_sweep", "learning_curves"],
+        },
     } | changes  # fmt: skip
 
 

@@ -159,6 +159,16 @@ def test_a_figure_without_data_says_why(folder: Path) -> None:
     assert files.figures == ()
 
 
+def test_a_spec_chooses_its_tables_and_figures(folder: Path) -> None:
+    full_study(folder, report={"tables": ["manual_optimum"], "figures": ["cdf"]})
+    files = build_report(folder)
+    assert {path.stem for path in files.figures} == {"cdf"}
+    assert {path.stem for path in files.tables} == {"manual_optimum", "cost", "trials"}
+    page = files.html.read_text(encoding="utf-8")
+    assert "Localization error and condition accuracy" not in page
+    assert "Manually weighted (MDA)" in page
+
+
 def test_more_configurations_than_panels_are_named(folder: Path) -> None:
     full_study(folder, paths=tuple(range(5, 13)))
     results = load_results(folder)
