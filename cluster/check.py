@@ -16,6 +16,8 @@ from study.errors import ClusterError
 
 __all__ = ["Machine", "check_local", "check_resources", "slots", "this_machine"]
 
+CONNECT_TIMEOUT_S = 5.0
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -52,6 +54,7 @@ def check_local(cluster: Cluster, *, source: str = "the cluster file", machine: 
         ClusterError: more is asked for than there is, or ``address: auto`` and no Ray runs here.
     """
     if cluster.address not in ("local", "auto"):
+        _check_reachable(cluster.address, source)
         return
     if cluster.address == "auto" and _ray_runs_here():
         return
@@ -64,6 +67,20 @@ def check_local(cluster: Cluster, *, source: str = "the cluster file", machine: 
             allowed="auto on a node of a running cluster, or local",
             fix="launch the cluster with `ray up` and run the study on its head node, or write address: local",
         )
+
+
+def _check_reachable(address: str, source: str) -> None:
+    """Whether something listens at ``host:port``: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"nothing answers at {address}: {error.strerror or error}",
+            where=f"{source}: address: {address}",
+            allowed="the address of a running Ray cluster, or local",
+            fix="launch the cluster with `ray up`, check host and port, or use cluster/local.yaml",
+        ) from None
 
 
 def check_resources(cluster: Cluster, available: Machine, *, source: str = "the cluster file") -> None:

@@ -94,11 +94,19 @@ def build_report(results_folder: str | Path, out: str | Path | None = None) -> R
     target = Path(out) if out is not None else results.folder / "report"
     _check_target(target)
     page = _page(results)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".report-", dir=target.parent) as scratch:
-        fresh = Path(scratch) / "new"
-        table_names, figure_names = _write(fresh, page, results)
-        _replace(fresh, target, Path(scratch) / "old")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".report-", dir=target.parent) as scratch:
+            fresh = Path(scratch) / "new"
+            table_names, figure_names = _write(fresh, page, results)
+            _replace(fresh, target, Path(scratch) / "old")
+    except OSError as error:
+        raise ResultsError(
+            f"the report cannot be written: {error.strerror or error}",
+            where=str(target),
+            allowed="a folder that this user can write to, with free space",
+            fix="choose another folder with --out, or free some space; the results are kept",
+        ) from None
     return ReportFiles(
         target,
         page.headline,

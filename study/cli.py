@@ -6,6 +6,7 @@ message on stderr, nothing started); 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
@@ -63,6 +64,11 @@ def main() -> None:
         # The reader of a pipe is gone (`study methods | head`); a traceback would help nobody.
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print("study: a path is too long for this file system\n  to do: check the arguments", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         # typer brings its own copy of click: its usage errors are known by what they can do.
         if not (hasattr(error, "show") and hasattr(error, "exit_code")):
@@ -149,7 +155,7 @@ def report(
 
 @app.command()
 def status(folder: FolderArgument, as_json: JsonOption = False) -> None:
-    """What is stored, whether the study is running, and what is missing."""
+    """How much is stored and wanted, in which state, and whether the study is running."""
     from study.console import show_status
     from study.running import study_status
 
@@ -186,8 +192,8 @@ def methods(
     preset: Annotated[str, typer.Option(help="Backbone: paper or small.")] = "paper",
     branches: Annotated[str, typer.Option(help="shared (Eqs. 8-13) or twin (what Table III counts).")] = "shared",
     batch: Annotated[int, typer.Option(min=1, help="Batch size of the per-batch figures.")] = 256,
-    antennas: Annotated[int, typer.Option(min=1, help="Rows of the fingerprint.")] = 64,
-    subcarriers: Annotated[int, typer.Option(min=1, help="Columns of the fingerprint.")] = 64,
+    antennas: Annotated[int, typer.Option(min=1, max=4096, help="Rows of the fingerprint.")] = 64,
+    subcarriers: Annotated[int, typer.Option(min=1, max=4096, help="Columns of the fingerprint.")] = 64,
     classes: Annotated[int, typer.Option(min=0, max=3, help="Propagation conditions; Table III counts 2.")] = 2,
     as_json: JsonOption = False,
 ) -> None:
@@ -212,11 +218,14 @@ def rerun(
     """Repeat one trial in this process, without Ray, and compare it with what is stored."""
     from study.repeating import repeat_trial, show_comparison
 
-    folders = [_results_folder(study)] if study is not None else sorted(p.parent for p in results.glob("*/trials"))
+    if study is not None:
+        folders = [folder for folder in [_results_folder(study)] if (folder / "trials").is_dir()]
+    else:
+        folders = sorted(path.parent for path in results.glob("*/trials"))
     if not folders:
         raise ResultsError(
             "there are no results here",
-            where=str(results),
+            where=str(results if study is None else study),
             allowed="a folder that holds the folders of studies",
             fix="name it with --results, or the study's folder with --study",
         )
@@ -300,11 +309,12 @@ def _states(text: str) -> tuple[str, ...]:
 
 def _report(folder: Path, console: Console, out: Path | None = None) -> None:
     from reports.build import build_report
+    from study.console import show_table
 
     written = build_report(folder, out)
     console.print()
     for table in written.terminal_tables:
-        console.print(table)
+        show_table(console, table)
         console.print()
     console.print(written.headline)
     console.print(f"report: {written.html}")

@@ -11,6 +11,7 @@ from rich.table import Table
 from models.complexity import measure_complexity
 from models.methods import METHODS, NetworkShape, build_method
 from models.settings import BACKBONES, METHOD_SETTINGS, Branches, InputTooSmallError
+from study.console import show_table
 from study.errors import ConfigurationError, nearest
 
 __all__ = ["method_costs", "show_costs"]
@@ -89,7 +90,7 @@ def show_costs(console: Console, costs: list[dict[str, Any]]) -> None:
         table.add_column(title, justify="left" if key in ("method", "branches") else "right", no_wrap=True)
     for cost in costs:
         table.add_row(*(_si(cost[key]) if isinstance(cost[key], int) else str(cost[key]) for key in columns))
-    console.print(table)
+    show_table(console, table)
     console.print(
         "Table III prints as 'FLOPs' the MACs of one training pass over a batch, batch normalization included; "
         "FLOPs here are 2 × MACs of convolutions and linear layers. --json gives all digits."

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +21,7 @@ from study.spec.expand import Cell
 from study.spec.trial import Trial
 from study.store import Damaged
 
-__all__ = ["RunDisplay", "describe_trial", "duration", "show_cells", "show_status", "show_summary"]
+__all__ = ["RunDisplay", "describe_trial", "duration", "show_cells", "show_status", "show_summary", "show_table"]
 
 
 def duration(seconds: float) -> str:
@@ -101,7 +102,7 @@ class RunDisplay:
         """Result files that cannot be read."""
         for item in damaged:
             self.console.print(
-                f"damaged result file, not read as a result; its trial runs again: {item.path} ({item.reason})",
+                f"damaged file, not read; what it held is made again: {item.path} ({item.reason})",
                 style="yellow",
                 highlight=False,
             )
@@ -168,9 +169,9 @@ class RunDisplay:
         for trial, text in self._running.values():
             table.add_row(Text("  " + describe_trial(trial.config, trial.seed, self._varying)), Text(text))
         state = "stopping after the running epochs …" if self.stopping else self._time_left(progress.wanted - done)
-        return Group(
-            Text(head), ProgressBar(total=max(progress.wanted, 1), completed=done, width=60), table, Text(state)
-        )
+        bar = Table.grid()  # by itself the bar does not end its line
+        bar.add_row(ProgressBar(total=max(progress.wanted, 1), completed=done, width=60))
+        return Group(Text(head), bar, table, Text(state))
 
     def _time_left(self, remaining: int) -> str:
         assert self._queue is not None
@@ -188,6 +189,11 @@ def show_summary(console: Console, summary: RunSummary, seconds: float) -> None:
     console.print(
         f"{summary.executed} trials executed, {summary.progress.stored} were stored before{extra}; {duration(seconds)}"
     )
+    if summary.outside and not summary.stopped:
+        console.print(
+            f"{summary.outside} more stored trials are not what this spec asks for (more seeds, other values); "
+            "the report leaves them out"
+        )
     if states.get("failed") or states.get("out_of_memory"):
         console.print("failed trials keep their error in trials/; `--retry failed,out_of_memory` runs them again")
     if states.get("lost"):
@@ -222,7 +228,13 @@ def show_cells(console: Console, cells: list[Cell], seeds: int) -> None:
             space = ", ".join(search.space)
             what = f"{search.points()} candidates ({search.sampler}) over {space}; winner on {seeds} seeds"
             table.add_row(Text(cell.label), str(search.points() * search.seeds + repeats), Text(what))
-    console.print(table)
+    show_table(console, table)
+
+
+def show_table(console: Console, table: Table) -> None:
+    """Print a table with all its columns: where the terminal is too narrow, its lines are longer than the terminal."""
+    needed = Measurement.get(console, console.options.update(max_width=1000), table).minimum
+    console.print(table, width=max(console.width, needed), crop=False)
 
 
 def show_tracing(console: Console, progress: SceneProgress) -> None:

@@ -68,9 +68,9 @@ def repeat_trial(key: str, folders: Sequence[Path], on_epoch: Callable[[str], No
         ResultsError: no such trial, or its site is gone or changed.
         DataError: the site cannot be read.
     """
-    store = next((s for s in map(Store, folders) if any((s.folder / "trials").glob(f"{key}*.parquet"))), None)
-    stored = (store or Store(folders[0])).find(key)
-    assert store is not None  # find() has raised otherwise
+    stores = [Store(folder) for folder in folders]
+    store = next((item for item in stores if item.keys(key)), stores[0])
+    stored = store.find(key)
     described = store.read_site() or {}
     trial = Trial(json.loads(stored["config"]), stored["seed"], stored["data_hash"])
     site = open_site(_site_name(described, store))

@@ -19,7 +19,7 @@ from study.search import Progress, StudyQueue
 from study.spec.expand import expand
 from study.spec.model import StudySpec
 from study.spec.trial import Trial
-from study.store import Damaged, Store
+from study.store import Damaged, Store, StoredTrials
 
 __all__ = ["RunSummary", "StudyStatus", "check_against_site", "prepare", "run_study", "study_status"]
 
@@ -32,11 +32,13 @@ class RunSummary:
         folder: the results folder.
         progress: counts at the end.
         stopped: it was asked to stop before all was done.
+        outside: stored trials that the spec, as it is now, does not ask for.
     """
 
     folder: Path
     progress: Progress
     stopped: bool
+    outside: int
 
     @property
     def executed(self) -> int:
@@ -115,27 +117,38 @@ def run_study(
         stored = store.load()
         observer.damaged_files(stored.damaged)
         rows = {key: row for key, row in stored.rows.items() if row["state"] not in retry}
-        try:
-            queue = StudyQueue(spec, site.data_hash, rows, store.journal)
-        except _JournalError as error:
-            raise ResultsError(
-                f"Optuna's journal cannot be used: {error}",
-                where=str(store.journal),
-                fix="delete the file; it is rebuilt from trials/",
-            ) from None
+        queue = _open_queue(spec, site.data_hash, rows, store.journal, observer)
         first = queue.next()
         if not isinstance(first, Trial):
-            return RunSummary(folder, queue.progress(), stopped=False)
+            return _summary(folder, queue, stored, stopped=False)
         from study.engine import execute  # Ray starts only when something has to run
 
         machine = this_machine()
         expected = slots(cluster, cluster.cpus or machine.cpus, cluster.gpus) if cluster.address == "local" else 0
         observer.run_started(queue, expand(spec), expected)
         stopped = execute(queue, first, store, site.folder, cluster, provenance, observer, should_stop)
-        return RunSummary(folder, queue.progress(), stopped)
+        return _summary(folder, queue, stored, stopped)
 
 
-_JournalError = (json.JSONDecodeError, KeyError, UnicodeDecodeError)
+def _summary(folder: Path, queue: StudyQueue, stored: StoredTrials, stopped: bool) -> RunSummary:
+    outside = len(set(stored.rows) - queue.known_keys())
+    return RunSummary(folder, queue.progress(), stopped, outside)
+
+
+def _open_queue(
+    spec: StudySpec, data_hash: str, rows: dict[str, dict[str, Any]], journal: Path, observer: RunObserver
+) -> StudyQueue:
+    """The queue, with Optuna's journal or, where that is damaged, with a new one: the rows hold all it said."""
+    try:
+        return StudyQueue(spec, data_hash, rows, journal)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, OSError) as error:
+        # What Optuna raises depends on where its file is broken. A defect of ours would be raised again below.
+        if not journal.exists():
+            raise
+        damaged = journal.with_name(f"{journal.name}.damaged")
+        observer.damaged_files([Damaged(journal, f"{type(error).__name__}; kept as {damaged.name} and rebuilt")])
+        journal.replace(damaged)
+        return StudyQueue(spec, data_hash, rows, journal)
 
 
 def _check_owner(store: Store, described: dict[str, Any], site: Site) -> None:

@@ -116,13 +116,13 @@ class StudyQueue:
     def progress(self) -> Progress:
         """Counts as of now. ``wanted`` is an estimate until every searched cell has chosen its winner."""
         known = self.known_keys()
-        named = sum(len(set(cell.known_keys())) for cell in self._cells)
+        named = sum(len(set(cell.known_keys(self.rows))) for cell in self._cells)
         wanted = sum(cell.expected() for cell in self._cells) - (named - len(known))  # shared trials count once
         return Progress(wanted, len(known & self._initial), len(self._live), Counter(self._finished))
 
     def known_keys(self) -> set[str]:
         """Keys of all trials that the study is known to want by now."""
-        return {key for cell in self._cells for key in cell.known_keys()}
+        return {key for cell in self._cells for key in cell.known_keys(self.rows)}
 
     def best(self) -> tuple[str, float] | None:
         """(cell label, validation RMSE) of the best finished trial of a trained method."""
@@ -130,7 +130,7 @@ class StudyQueue:
             (float(row["validation_rmse_m"]), cell.cell.label)
             for cell in self._cells
             if cell.cell.trained
-            for key in cell.known_keys()
+            for key in cell.known_keys(self.rows)
             if (row := self.rows.get(key)) is not None
             and row["state"] == "done"
             and row["validation_rmse_m"] is not None
@@ -165,7 +165,7 @@ class _FixedCell:
     def expected(self) -> int:
         return len(self._trials)
 
-    def known_keys(self) -> Iterable[str]:
+    def known_keys(self, rows: Rows) -> Iterable[str]:
         return self._trials
 
 
@@ -277,17 +277,20 @@ class _SearchedCell:
     def _repeats(self, rows: Rows) -> list[Trial]:
         """The winner's trials on all seeds; none without a winner. Called when every candidate is finished."""
         if self._winner is None:
-            keys = {trial.key for candidate in self._candidates.values() for trial in candidate.trials}
-            winner = select_winner(
-                [rows[key] for key in keys if key in rows],
-                list(self._search.space),
-                self._select.metric,
-                self._select.direction,
-                self._search.seeds,
-            )
-            values = dict(winner.values) if winner else None
-            self._winner = [] if values is None else self.cell.trials(self._seeds, self._hash, values)
+            self._winner = self._trials_of_the_best(rows)
         return self._winner
+
+    def _trials_of_the_best(self, rows: Rows) -> list[Trial]:
+        """Trials on all seeds of the candidate that is best by now."""
+        keys = {trial.key for candidate in self._candidates.values() for trial in candidate.trials}
+        winner = select_winner(
+            [rows[key] for key in keys if key in rows],
+            list(self._search.space),
+            self._select.metric,
+            self._select.direction,
+            self._search.seeds,
+        )
+        return [] if winner is None else self.cell.trials(self._seeds, self._hash, dict(winner.values))
 
     # --- counts ---
 
@@ -296,9 +299,12 @@ class _SearchedCell:
         candidates = tried if self._exhausted else max(tried, self._search.points())
         return candidates * self._search.seeds + max(0, self._seeds - self._search.seeds)
 
-    def known_keys(self) -> Iterable[str]:
+    def known_keys(self, rows: Rows) -> Iterable[str]:
         found = {trial.key for candidate in self._candidates.values() for trial in candidate.trials}
-        return found | {trial.key for trial in self._winner or []}
+        if self._winner is not None:
+            return found | {trial.key for trial in self._winner}
+        # Until the search has ended, stored repeats belong to the candidate that is best so far, as in the report.
+        return found | {trial.key for trial in self._trials_of_the_best(rows) if trial.key in rows}
 
     # --- the journal and the store ---
 

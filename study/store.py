@@ -185,16 +185,21 @@ class Store:
                 stored.rows[row["key"]] = row
         return stored
 
+    def keys(self, prefix: str = "") -> list[str]:
+        """Keys of all trial files, readable or not, that start with the given text."""
+        files = sorted((self.folder / "trials").glob("*.parquet"))
+        return [path.stem for path in files if path.stem.startswith(prefix)]
+
     def find(self, prefix: str) -> dict[str, Any]:
         """The row whose key starts with the given text.
 
         Raises:
             ResultsError: none or several do, or its file is damaged.
         """
-        found = sorted(path for path in (self.folder / "trials").glob("*.parquet") if path.name.startswith(prefix))
+        found, known = self.keys(prefix), self.keys()
         if len(found) != 1 or not prefix:
-            known = sorted(path.stem for path in (self.folder / "trials").glob("*.parquet"))
-            shown = ", ".join(known[:5]) + (f" … ({len(known)} in all)" if len(known) > 5 else "")
+            listed = found or known
+            shown = ", ".join(listed[:5]) + (f" … ({len(listed)} in all)" if len(listed) > 5 else "")
             raise ResultsError(
                 f"{'no trial has' if not found else f'{len(found)} trials have'} a key that starts with {prefix!r}",
                 where=str(self.folder / "trials"),
@@ -202,10 +207,10 @@ class Store:
                 fix="copy a key from the report",
             )
         try:
-            return _read_row(found[0])
+            return _read_row(self.folder / "trials" / f"{found[0]}.parquet")
         except (OSError, pa.ArrowException, ValueError, KeyError) as error:
             raise ResultsError(
-                f"the result file is damaged: {error}", where=str(found[0]), fix="run the study again to replace it"
+                f"the result file is damaged: {error}", where=found[0], fix="run the study again to replace it"
             ) from None
 
     def read_spec(self) -> dict[str, Any] | None:

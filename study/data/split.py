@@ -28,7 +28,7 @@ class Split(BaseModel):
     validation_scenes: int = Field(default=20, ge=1)
     test_scenes: int = Field(default=50, ge=1)
     target: Literal["test", "validation"] = "test"
-    data_seed: int = Field(default=0, ge=0)
+    data_seed: int = Field(default=0, ge=0, lt=2**32)
 
     def scenes(self, available: int, site: str = "the site") -> SplitScenes:
         """The scene ranges.

@@ -39,7 +39,7 @@ VARIANT = "llvm_ad_mono_polarized"
 SPEED_OF_LIGHT = 299_792_458.0
 LLVM_VARIABLE = "DRJIT_LIBLLVM_PATH"
 PACKAGES = ("sionna-rt", "mitsuba", "drjit")
-INSTALL = "pip install 'study[trace]'"
+INSTALL = "pip install 'sionna-rt>=2.2,<2.3' 'karellen-llvm-core>=23.1' (the extra `trace`)"
 LEAST_LLVM = 17
 ALLOWED = f"sionna-rt ≥ 2.2 and < 2.3 with LLVM ≥ {LEAST_LLVM}"
 # Below this agreement between geometry and solver something is wrong with the scene, not with single grazing rays.

@@ -66,14 +66,15 @@ def read_yaml(path: Path, *, kind: str) -> Document:
     try:
         if path.is_dir():
             raise SpecError(f"the {kind} is a folder", where=where, allowed="a YAML file", fix="name a file in it")
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # not by its size: a device or a pipe has none
+        if len(content) > MAX_BYTES:
             raise SpecError(
                 f"the file is too large for a {kind}",
                 where=where,
                 allowed=f"at most {MAX_BYTES // 1000} kB",
                 fix="check that this is the file you meant",
             )
-        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise SpecError(f"the {kind} does not exist", where=where, fix="check the path and the folder") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null character

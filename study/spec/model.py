@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from models.settings import REFERENCE_NAMES, TRAINED_METHODS
+from models.settings import METHOD_SETTINGS, REFERENCE_NAMES, TRAINED_METHODS
 from study.errors import ConfigurationError, nearest
 from study.selection import SELECTION_COLUMNS, canonical, config_value
 from study.spec.problems import InvalidValue, InvalidValues, describe
@@ -36,6 +36,10 @@ __all__ = [
 ]
 
 Scalar = bool | int | float | str
+
+
+# A study of a million cells is a slip of the pen, and would take minutes to count.
+MAX_CELLS = 10_000
 
 
 class _Frozen(BaseModel):
@@ -160,7 +164,7 @@ class Search(_Frozen):
     sampler: Literal["grid", "random", "tpe"] = "grid"
     trials: Annotated[int, Field(ge=1)] | None = None
     seeds: int = Field(default=1, ge=1)
-    sampler_seed: int = Field(default=0, ge=0)
+    sampler_seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _consistent(self) -> Search:
@@ -308,8 +312,29 @@ class StudySpec(_Frozen):
                 seen.append(text)
             if not values:
                 problems += _check_path(path, at)
+        count = math.prod(max(len(values), 1) for values in self.axes.values())
+        if count > MAX_CELLS:
+            problems.append(
+                InvalidValue(f"the axes make {count:,} combinations", allowed=f"at most {MAX_CELLS:,}", at=("axes",))
+            )
         for i, search in enumerate(self.search):
+            if search.seeds > self.seeds:
+                problems.append(
+                    InvalidValue(
+                        "a candidate has more seeds than the study",
+                        allowed=f"at most seeds: {self.seeds}",
+                        at=("search", i, "seeds"),
+                    )
+                )
             for path, domain in search.space.items():
+                if path.startswith("split."):
+                    problems.append(
+                        InvalidValue(
+                            "candidates on different scenes cannot be compared",
+                            allowed="split settings in base or as an axis",
+                            at=("search", i, "space", path),
+                        )
+                    )
                 problems += _check_domain(path, domain, ("search", i, "space", path))
                 if path in self.axes:
                     problems.append(
@@ -345,14 +370,26 @@ class StudySpec(_Frozen):
         cells = expand(self, check=False)
         combinations = expand(self, check=False, excluded=True)
         for i, search in enumerate(self.search):
-            if not any(matches(cell.config, search.when) for cell in combinations):
+            matched = [cell for cell in combinations if cell.trained and matches(cell.config, search.when)]
+            if not matched:
                 problems.append(
                     InvalidValue(
-                        "'when' never matches a cell of this study",
+                        "'when' never matches a cell with a network of this study",
                         allowed="values that the axes or the base have",
                         at=("search", i, "when"),
                     )
                 )
+                continue
+            for path in search.space:
+                if all(config_value(cell.resolve(), path) is None for cell in matched):
+                    names = ", ".join(dict.fromkeys(cell.method for cell in matched))
+                    problems.append(
+                        InvalidValue(
+                            f"no cell that 'when' matches reads this setting ({names})",
+                            allowed="settings that the method has, see docs/spec.md",
+                            at=("search", i, "space", path),
+                        )
+                    )
         for i, condition in enumerate(self.exclude):
             if not any(matches(cell.config, condition) for cell in combinations):
                 problems.append(
@@ -370,6 +407,16 @@ class StudySpec(_Frozen):
                         f"two searches match the cell {cell.label!r}",
                         allowed="at most one search for each cell",
                         at=("search", found[1], "when"),
+                    )
+                )
+                break
+            predicts = METHOD_SETTINGS[cell.method].joint and cell.config["system"]["semantics"] != "none"
+            if found and self.select.metric == "validation_accuracy" and not predicts:
+                problems.append(
+                    InvalidValue(
+                        f"the searched cell {cell.label!r} has no accuracy to select by",
+                        allowed="validation_rmse, or a search of cells that predict the condition",
+                        at=("select", "metric"),
                     )
                 )
                 break

@@ -190,10 +190,14 @@ def test_more_than_the_machine_has(cluster: Cluster, said: str) -> None:
 
 
 def test_a_cluster_elsewhere_is_not_held_against_this_machine() -> None:
-    far = Cluster(address="head:6379", cpus=1000, gpus=100)
-    check_local(far, machine=Machine(1, 0))
-    with pytest.raises(ClusterError, match="cluster at head:6379 has 8"):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        far = Cluster(address=address, cpus=1000, gpus=100)
+        check_local(far, machine=Machine(1, 0))
+    with pytest.raises(ClusterError, match=f"cluster at {address} has 8"):
         check_resources(far, Machine(1000, 8))
+    with pytest.raises(ClusterError, match="nothing answers"):
+        check_local(far, machine=Machine(1000, 100))
 
 
 def test_auto_joins_a_ray_that_answers(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ trace_site(load_scenario(sys.argv[1]), Path(sys.argv[2]))
 def traced(test: T) -> T:
     """Mark a test that needs the ray tracer, and skip it where the extra is not installed."""
     missing = importlib.util.find_spec("sionna") is None
-    marked: T = pytest.mark.trace(pytest.mark.skipif(missing, reason="pip install 'study[trace]'")(test))
+    marked: T = pytest.mark.trace(pytest.mark.skipif(missing, reason="needs the extra `trace`")(test))
     return marked
 
 
@@ -92,7 +92,7 @@ def test_an_llvm_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(DependencyError, match="does not exist") as caught:
         trace_site(tiny(), tmp_path / "site")
     assert "LLVM ≥ 17" in str(caught.value)
-    assert "study[trace]" in str(caught.value)
+    assert "karellen-llvm-core" in str(caught.value)
     assert "LLVM 19" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -141,7 +141,7 @@ def test_an_llvm_that_is_too_old(library: Path, tmp_path: Path, monkeypatch: pyt
     assert "too old" in message
     assert "unset DRJIT_LIBLLVM_PATH" in message
     assert "LLVM ≥ 17" in message
-    assert "study[trace]" in message
+    assert "karellen-llvm-core" in message
     assert list(tmp_path.iterdir()) == []
 
 

@@ -235,7 +235,8 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
 def test_a_result_cut_short_is_reported_and_its_trial_runs_again(
     cli: Cli, write_spec: WriteSpec, tmp_path: Path
 ) -> None:
-    spec = write_spec(axes={"method": ["DCNN"]}, search=[])
+    search = [{"when": {"method": "DCNN"}, "space": {"training.batch_size": {"values": [128]}}, "seeds": 2}]
+    spec = write_spec(axes={"method": ["DCNN"]}, search=search)
     folder = tmp_path / "results" / "small"
     assert cli("run", spec, "--results", tmp_path / "results").code == 0
     victim = next(path for path in (folder / "trials").glob("*.parquet"))
@@ -243,9 +244,12 @@ def test_a_result_cut_short_is_reported_and_its_trial_runs_again(
     victim.write_bytes(victim.read_bytes()[:300])
     told = cli("status", folder)
     assert victim.name in told.out
+    journal = folder / "optuna.journal"
+    journal.write_bytes(b'{"op_code": 0, "worker_id": "x", "study_name"\n{}\n')
     again = cli("run", spec, "--results", tmp_path / "results")
     assert again.code == 0
     assert victim.name in again.out
+    assert "optuna.journal.damaged" in again.out
     assert "1 trials executed, 3 were stored before" in again.out
     assert _rows(folder)[victim.stem]["test_rmse_m"] == whole["test_rmse_m"]
 

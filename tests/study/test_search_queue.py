@@ -195,6 +195,14 @@ def test_trials_of_other_data_do_not_count() -> None:
     assert len(_run(spec, rows)) == size(spec).trials
 
 
+def test_stored_repeats_count_as_stored_while_a_search_grows() -> None:
+    rows = {trial.key: _row(trial) for trial in _run(_spec(GRID))}
+    finer = {**GRID, "space": {"objective.lambda": {"grid": [0.0, 1.0, 0.125]}}}
+    queue = StudyQueue(_spec(finer), "hash", rows)
+    queue.next()
+    assert queue.progress().stored == len(rows)
+
+
 def test_progress_counts_what_is_wanted_stored_and_done() -> None:
     spec = _spec(GRID)
     queue = StudyQueue(spec, "hash", {})
