@@ -186,7 +186,7 @@ def _page(results: Results) -> _Page:
         name=results.spec.study,
         headline=tables.headline(results),
         description=results.spec.description,
-        status=_status(results),
+        status=" ".join([_status(results), *tables.remarks(results)]),
         warnings=tuple(warnings),
         claims=tuple(claim.name for claim in results.spec.claims),
         tables={table.name: table for table in built if table is not None},

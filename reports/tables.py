@@ -729,11 +729,43 @@ def _one_pair(pair: Comparison, decimals: int) -> str:
     sofar = "" if pair.manual.complete and pair.learned.complete else "So far, "
     sentence = f"{sofar}HDA reached {_metres(learned, decimals)}; {name} {_metres(manual, decimals)}{where}"
     if pair.ratio is not None:
-        sentence += f" after {_significant(pair.ratio, 2)} × the training time"
+        # Trials first: seconds depend on what else the machine did.
+        trials = f"{len(pair.manual.spent)} trials against {len(pair.learned.spent)}"
+        sentence += f" after {trials} ({_significant(pair.ratio, 2)} × the training time)"
     together = overlap(learned, manual)
     if together is None:
         return f"{sentence}; with a single seed there is no interval to judge the difference by."
     return f"{sentence}; the intervals {'overlap' if together else 'do not overlap'}."
+
+
+def remarks(results: Results) -> list[str]:
+    """What a reader should know beside the headline: how the references did, and whether training still improved."""
+    decimals = distance_decimals(results)
+    sentences = []
+    means: dict[str, list[float]] = {}
+    for cell in results.cells:
+        interval = interval_of(cell.done, "test_rmse_m")
+        if cell.method in REFERENCES and interval is not None:
+            means.setdefault(cell.method, []).append(interval.mean)
+    if means:
+        told = []
+        for method, values in means.items():
+            low, high = (f"{value:.{decimals}f}" for value in (min(values), max(values)))
+            told.append(f"{method} {low} m" if low == high else f"{method} {low} to {high} m")
+        sentences.append(f"References: {', '.join(told)}.")
+    trained = [
+        (trial.number("best_epoch"), trial.number("epochs"))
+        for cell in results.cells
+        for trial in cell.done
+        if cell.method not in REFERENCES
+    ]
+    last = sum(best is not None and best == epochs for best, epochs in trained)
+    if last * 2 > len(trained):
+        sentences.append(
+            f"In {last} of {len(trained)} trials the last epoch was the best: more epochs may change the numbers "
+            "and their order."
+        )
+    return sentences
 
 
 def _many_pairs(pairs: Sequence[Comparison], decimals: int) -> str:

@@ -173,7 +173,7 @@ def validate(
 ) -> None:
     """Check a spec against its site, and count its cells and trials; nothing is started."""
     from study.console import show_cells
-    from study.running import prepare
+    from study.running import delay_windows, prepare
     from study.spec.expand import expand, size
 
     loaded = _load_spec(spec, seeds)
@@ -185,6 +185,11 @@ def validate(
         f"{loaded.study}: {counted.cells} cells, {counted.trials} trials "
         f"({counted.search_trials} of them search); site {site.name}, {site.positions} positions × {site.scenes} scenes"
     )
+    for subcarriers, bandwidth_mhz, share in delay_windows(loaded, site):
+        console.print(
+            f"{subcarriers} subcarriers over {bandwidth_mhz:g} MHz see delays up to {subcarriers / bandwidth_mhz:.2f} "
+            f"µs: {share:.0%} of the power comes later (system.excess_delay says what becomes of it)"
+        )
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.check import check_local, slots, this_machine
 from cluster.model import Cluster
-from study.data.site import Site, open_site
+from study.data.site import Site, open_site, power_beyond_window
 from study.errors import ResultsError, SpecError, StudyError
 from study.observer import RunObserver
 from study.provenance import Provenance
@@ -21,7 +21,7 @@ from study.spec.model import StudySpec
 from study.spec.trial import Trial
 from study.store import Damaged, Store, StoredTrials
 
-__all__ = ["RunSummary", "StudyStatus", "check_against_site", "prepare", "run_study", "study_status"]
+__all__ = ["RunSummary", "StudyStatus", "check_against_site", "delay_windows", "prepare", "run_study", "study_status"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,17 @@ def check_against_site(spec: StudySpec, site: Site) -> None:
             raise SpecError(
                 f"{error.what} (cell {cell.label!r})", where=error.where, allowed=error.allowed, fix=error.fix
             ) from None
+
+
+def delay_windows(spec: StudySpec, site: Site) -> list[tuple[int, float, float]]:
+    """(subcarriers, bandwidth in MHz, mean share of power beyond the delay window) of each system of a study."""
+    systems = dict.fromkeys(
+        (config.system.subcarriers, config.system.bandwidth_mhz)
+        for cell in expand(spec)
+        for config in cell.configurations()
+    )
+    table = site.read_paths()
+    return [(n, mhz, float(power_beyond_window(table, n, mhz * 1e6).mean())) for n, mhz in systems]
 
 
 def run_study(

@@ -117,6 +117,7 @@ def test_validate_counts_cells_and_trials(cli: Cli, write_spec: WriteSpec) -> No
     result = cli("validate", write_spec())
     assert result.code == 0
     assert "5 cells, 10 trials (3 of them search)" in result.out
+    assert "16 subcarriers over 100 MHz see delays up to 0.16 µs" in result.out
     assert "canyon_small" in result.out
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "data_hash",
     "list_sites",
     "open_site",
+    "power_beyond_window",
     "site_summary",
     "sync_folder",
     "write_site",
@@ -795,9 +796,7 @@ def site_summary(site: Site) -> dict[str, Any]:
         "azimuth_spread_deg": _spread(azimuth_deg),
         "strongest_path_delay_ns": _spread(delay_ns[:, 0]),
         "dropped_power": _spread(table.dropped_power),
-        "delay_window": [
-            _delay_window(share, delay_ns, _SUMMARY_SUBCARRIERS, bandwidth) for bandwidth in _SUMMARY_BANDWIDTHS_HZ
-        ],
+        "delay_window": [_delay_window(table, _SUMMARY_SUBCARRIERS, bandwidth) for bandwidth in _SUMMARY_BANDWIDTHS_HZ],
         "solver": dict(site.metadata["solver"]),
         "precision": site.metadata["precision"],
         "data_hash": site.data_hash,
@@ -818,16 +817,25 @@ def _spread(values: NDArray[Any]) -> dict[str, float] | None:
     }
 
 
-def _delay_window(
-    share: NDArray[np.float64], delay_ns: NDArray[np.float64], subcarriers: int, bandwidth_hz: float
-) -> dict[str, Any]:
+def power_beyond_window(table: PathTable, subcarriers: int, bandwidth_hz: float) -> NDArray[np.float64]:
+    """Share of each channel's power at delays of N / bandwidth and more, which fold back or are dropped, [S, L].
+
+    A row without paths has none.
+    """
+    power = np.abs(table.gain.astype(np.complex128)) ** 2
+    late = np.where(table.delay_s * (bandwidth_hz / subcarriers) >= 1, power, 0.0).sum(-1)
+    total = power.sum(-1)
+    share: NDArray[np.float64] = np.divide(late, total, out=np.zeros_like(total), where=total > 0)
+    return share
+
+
+def _delay_window(table: PathTable, subcarriers: int, bandwidth_hz: float) -> dict[str, Any]:
     """How much power lies beyond the delays that the subcarriers can tell apart."""
-    window_ns = subcarriers / bandwidth_hz * 1e9
-    beyond = (share * (delay_ns >= window_ns)).sum(-1)
+    beyond = power_beyond_window(table, subcarriers, bandwidth_hz)
     return {
         "subcarriers": subcarriers,
         "bandwidth_mhz": bandwidth_hz / 1e6,
-        "window_ns": window_ns,
-        "power_beyond": float(beyond.mean()) if beyond.size else 0.0,
-        "rows_with_power_beyond": float((beyond > 0).mean()) if beyond.size else 0.0,
+        "window_ns": subcarriers / bandwidth_hz * 1e9,
+        "power_beyond": float(beyond.mean()),
+        "rows_with_power_beyond": float((beyond > 0).mean()),
     }

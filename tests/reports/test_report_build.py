@@ -232,7 +232,7 @@ def test_a_failed_build_leaves_the_earlier_report(folder: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(build, "_markdown", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ResultsError, match="No space left"):
         build_report(folder)
     assert files.html.read_bytes() == before
     assert sorted(path.name for path in folder.iterdir()) == [

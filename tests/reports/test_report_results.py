@@ -202,7 +202,7 @@ EVERYTHING: dict[str, Any] = {
         "objective.gamma": [None, 1.0, 2.0],  # the first is the third: 2 is the default
         "system.paths": [10, {"uniform": [10, 25]}],
     },
-    "seeds": 2,
+    "seeds": 3,
     "search": [
         {
             "when": {"method": "MDA", "system.paths": 10},
@@ -211,8 +211,12 @@ EVERYTHING: dict[str, Any] = {
             "trials": 6,
             "seeds": 3,
         },
-        {  # HDA reads one of these settings, DCNN and RDA neither
-            "when": {"method": ["DCNN", "RDA", "HDA"], "branches": "twin"},
+        {  # MDA and HDA read one of these settings each, DCNN and RDA neither
+            "when": {
+                "method": ["DCNN", "RDA", "MDA", "HDA"],
+                "branches": "twin",
+                "system.paths": {"uniform": [10, 25]},
+            },
             "space": {
                 "objective.likelihood": {"values": ["focal", "standard"]},
                 "objective.lambda": {"values": [0, 1]},

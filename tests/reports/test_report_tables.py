@@ -226,7 +226,7 @@ def test_headline_compares_hda_with_the_manual_optimum(finished: Store) -> None:
     sentence = tables.headline(load_results(finished.folder))
     assert re.fullmatch(
         r"HDA reached [\d.]+ m \([\d.]+ – [\d.]+, n = 3\); manual-optimum MDA [\d.]+ m \([\d.]+ – [\d.]+, n = 3\) "
-        r"after [\d.]+ × the training time; the intervals (do not )?overlap\.",
+        r"after 13 trials against 3 \([\d.]+ × the training time\); the intervals (do not )?overlap\.",
         sentence,
     )
 
@@ -318,3 +318,18 @@ def test_tables_need_no_drawing_library_and_nothing_needs_torch_or_ray() -> None
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_remarks_name_the_references_and_a_training_that_was_still_improving(folder: Path) -> None:
+    store = Store(folder, spec(search=[], axes={"method": ["DCNN"]}, seeds=2))
+    store.add("MEAN", 0, test_rmse_m=37.4)
+    store.add("KNN", 0, test_rmse_m=15.5)
+    store.add("DCNN", 0, best_epoch=40, epochs=40)
+    store.add("DCNN", 1, best_epoch=40, epochs=40)
+    references, improving = tables.remarks(load_results(folder))
+    assert "MEAN 37.4" in references
+    assert "KNN 15.5" in references
+    assert improving.startswith("In 2 of 2 trials the last epoch was the best")
+    store.add("DCNN", 0, best_epoch=20, epochs=40)
+    store.add("DCNN", 1, best_epoch=20, epochs=40)
+    assert len(tables.remarks(load_results(folder))) == 1
