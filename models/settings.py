@@ -133,18 +133,20 @@ class MethodSettings:
     Attributes:
         name: the name in specs and tables.
         summary: one line for listings.
-        trained: has epochs, seeds and a network; otherwise a deterministic reference row.
         joint: predicts the propagation condition.
-        twin: can have two untied branches.
         objective: dataclass of the objective's settings with their defaults.
+        trained: has epochs, seeds and a network; otherwise a deterministic reference row.
+        adapts: reads the unlabelled target domain, so that a step sees about twice as many samples.
+        twin: can have two untied branches.
     """
 
     name: str
     summary: str
-    trained: bool
     joint: bool
-    twin: bool
     objective: type[Any]
+    trained: bool = True
+    adapts: bool = False
+    twin: bool = False
 
     def objective_defaults(self) -> dict[str, Any]:
         """Settings and defaults, spelt as in a spec (``lambda``, not ``lambda_``)."""
@@ -152,17 +154,15 @@ class MethodSettings:
 
 
 _CATALOGUE = (
-    MethodSettings("MEAN", "the mean training position", False, True, False, NoObjective),
-    MethodSettings("KNN", "k-nearest-neighbour fingerprinting", False, True, False, NeighboursObjective),
-    MethodSettings("DCNN", "supervised coordinate regression", True, False, False, NoObjective),
-    MethodSettings("TL", "coordinate regression with aligned features and outputs", True, False, True, TLObjective),
+    MethodSettings("MEAN", "the mean training position", joint=True, objective=NoObjective, trained=False),
+    MethodSettings("KNN", "nearest-neighbour fingerprints", joint=True, objective=NeighboursObjective, trained=False),
+    MethodSettings("DCNN", "supervised coordinate regression", joint=False, objective=NoObjective),
+    MethodSettings("TL", "aligned features and outputs", joint=False, objective=TLObjective, adapts=True, twin=True),
+    MethodSettings("RDA", "adversarial domain classifier", joint=False, objective=NoObjective, adapts=True),
     MethodSettings(
-        "RDA", "coordinate regression with an adversarial domain classifier", True, False, False, NoObjective
+        "MDA", "joint tasks, weights set by hand", joint=True, objective=MDAObjective, adapts=True, twin=True
     ),
-    MethodSettings(
-        "MDA", "joint tasks and knowledge transfer, task weights set by hand", True, True, True, MDAObjective
-    ),
-    MethodSettings("HDA", "joint tasks and knowledge transfer, task weights learned", True, True, True, HDAObjective),
+    MethodSettings("HDA", "joint tasks, weights learned", joint=True, objective=HDAObjective, adapts=True, twin=True),
 )
 
 METHOD_SETTINGS: dict[str, MethodSettings] = {item.name: item for item in _CATALOGUE}

@@ -18,6 +18,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from models.settings import METHOD_SETTINGS
 from study.selection import canonical, select_winner
 from study.spec.expand import Cell, distinct, expand
 from study.spec.model import FloatDomain, GridDomain, IntDomain, Search, Select, StudySpec
@@ -85,8 +86,8 @@ class StudyQueue:
     def next(self) -> Trial | Work:
         """The next trial to run, which is then expected back in `finish` or `lose`.
 
-        Searched cells come first, because their repeats wait for their candidates; reference rows come last, because
-        they are short and fill the end.
+        Searched cells come first, because their repeats wait for their candidates; then the methods that take longest;
+        reference rows come last.
         """
         later = False
         for cell in sorted(self._cells, key=lambda cell: cell.rank):
@@ -146,7 +147,9 @@ class _FixedCell:
 
     def __init__(self, cell: Cell, seeds: int, data_hash: str) -> None:
         self.cell = cell
-        self.rank = 2 if cell.trained else 3
+        # The longest first: what runs last should not leave the other slots idle for long.
+        settings = METHOD_SETTINGS[cell.method]
+        self.rank = 4 - settings.trained - settings.adapts
         self._trials = {trial.key: trial for trial in cell.trials(seeds, data_hash)}
         self._lost: set[str] = set()
 

@@ -207,6 +207,7 @@ def test_the_catalogue_names_the_classes_that_exist() -> None:
     for name, kind in METHODS.items():
         assert kind.name == name
         assert type(build_method(name, SHAPE).objective) is METHOD_SETTINGS[name].objective
+        assert build_method(name, SHAPE).reads_target == METHOD_SETTINGS[name].adapts
 
 
 def test_unknown_names_and_settings_are_refused() -> None:
