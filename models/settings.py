@@ -132,7 +132,6 @@ class MethodSettings:
 
     Attributes:
         name: the name in specs and tables.
-        summary: one line for listings.
         joint: predicts the propagation condition.
         objective: dataclass of the objective's settings with their defaults.
         trained: has epochs, seeds and a network; otherwise a deterministic reference row.
@@ -141,7 +140,6 @@ class MethodSettings:
     """
 
     name: str
-    summary: str
     joint: bool
     objective: type[Any]
     trained: bool = True
@@ -154,15 +152,13 @@ class MethodSettings:
 
 
 _CATALOGUE = (
-    MethodSettings("MEAN", "the mean training position", joint=True, objective=NoObjective, trained=False),
-    MethodSettings("KNN", "nearest-neighbour fingerprints", joint=True, objective=NeighboursObjective, trained=False),
-    MethodSettings("DCNN", "supervised coordinate regression", joint=False, objective=NoObjective),
-    MethodSettings("TL", "aligned features and outputs", joint=False, objective=TLObjective, adapts=True, twin=True),
-    MethodSettings("RDA", "adversarial domain classifier", joint=False, objective=NoObjective, adapts=True),
-    MethodSettings(
-        "MDA", "joint tasks, weights set by hand", joint=True, objective=MDAObjective, adapts=True, twin=True
-    ),
-    MethodSettings("HDA", "joint tasks, weights learned", joint=True, objective=HDAObjective, adapts=True, twin=True),
+    MethodSettings("MEAN", joint=True, objective=NoObjective, trained=False),
+    MethodSettings("KNN", joint=True, objective=NeighboursObjective, trained=False),
+    MethodSettings("DCNN", joint=False, objective=NoObjective),
+    MethodSettings("TL", joint=False, objective=TLObjective, adapts=True, twin=True),
+    MethodSettings("RDA", joint=False, objective=NoObjective, adapts=True),
+    MethodSettings("MDA", joint=True, objective=MDAObjective, adapts=True, twin=True),
+    MethodSettings("HDA", joint=True, objective=HDAObjective, adapts=True, twin=True),
 )
 
 METHOD_SETTINGS: dict[str, MethodSettings] = {item.name: item for item in _CATALOGUE}
