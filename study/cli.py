@@ -177,7 +177,7 @@ def validate(
     from study.spec.expand import expand, size
 
     loaded = _load_spec(spec, seeds)
-    site = prepare(loaded)
+    site, table = prepare(loaded)
     counted = size(loaded)
     console = Console(soft_wrap=True, highlight=False)
     show_cells(console, expand(loaded), loaded.seeds)
@@ -185,7 +185,7 @@ def validate(
         f"{loaded.study}: {counted.cells} cells, {counted.trials} trials "
         f"({counted.search_trials} of them search); site {site.name}, {site.positions} positions × {site.scenes} scenes"
     )
-    for subcarriers, bandwidth_mhz, share in delay_windows(loaded, site):
+    for subcarriers, bandwidth_mhz, share in delay_windows(loaded, table):
         console.print(
             f"{subcarriers} subcarriers over {bandwidth_mhz:g} MHz see delays up to {subcarriers / bandwidth_mhz:.2f} "
             f"µs: {share:.0%} of the power comes later (system.excess_delay says what becomes of it)"

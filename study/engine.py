@@ -30,7 +30,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -292,7 +292,7 @@ class _QueueSearcher(_NotPickled, Searcher):
         if not isinstance(found, Trial):
             return str(Searcher.FINISHED)
         self.trials[trial_id] = found
-        return {"trial": json.dumps(vars(found))}
+        return {"trial": json.dumps(asdict(found))}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         trial = self.trials.get(trial_id)

@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.check import check_local, slots, this_machine
 from cluster.model import Cluster
-from study.data.site import Site, open_site, power_beyond_window
+from study.data.site import PathTable, Site, open_site, power_beyond_window
 from study.errors import ResultsError, SpecError, StudyError
 from study.observer import RunObserver
 from study.provenance import Provenance
@@ -46,8 +46,8 @@ class RunSummary:
         return sum(count for state, count in self.progress.finished.items() if state != "lost")
 
 
-def prepare(spec: StudySpec) -> Site:
-    """Open the site of a study and check the study against it; nothing is started or written.
+def prepare(spec: StudySpec) -> tuple[Site, PathTable]:
+    """Open the site of a study, read its paths and check the study against it; nothing is started or written.
 
     Raises:
         DataError: the site is unknown, or its path table is damaged.
@@ -55,8 +55,8 @@ def prepare(spec: StudySpec) -> Site:
     """
     site = open_site(spec.site)
     check_against_site(spec, site)
-    site.read_paths()  # a damaged table is one message here, and a failure of every trial later
-    return site
+    # A damaged table is one message here, and a failure of every trial later.
+    return site, site.read_paths()
 
 
 def check_against_site(spec: StudySpec, site: Site) -> None:
@@ -77,14 +77,13 @@ def check_against_site(spec: StudySpec, site: Site) -> None:
             ) from None
 
 
-def delay_windows(spec: StudySpec, site: Site) -> list[tuple[int, float, float]]:
+def delay_windows(spec: StudySpec, table: PathTable) -> list[tuple[int, float, float]]:
     """(subcarriers, bandwidth in MHz, mean share of power beyond the delay window) of each system of a study."""
     systems = dict.fromkeys(
         (config.system.subcarriers, config.system.bandwidth_mhz)
         for cell in expand(spec)
         for config in cell.configurations()
     )
-    table = site.read_paths()
     return [(n, mhz, float(power_beyond_window(table, n, mhz * 1e6).mean())) for n, mhz in systems]
 
 
@@ -112,7 +111,7 @@ def run_study(
     Raises:
         StudyError: the site, the cluster or the folder cannot be used; nothing was started then.
     """
-    site = prepare(spec)
+    site, _ = prepare(spec)
     check_local(cluster, source=cluster_source)
     store = Store(folder)
     described = spec.model_dump(mode="json", by_alias=True)

@@ -116,9 +116,10 @@ class StudyQueue:
 
     def progress(self) -> Progress:
         """Counts as of now. ``wanted`` is an estimate until every searched cell has chosen its winner."""
-        known = self.known_keys()
-        named = sum(len(set(cell.known_keys(self.rows))) for cell in self._cells)
-        wanted = sum(cell.expected() for cell in self._cells) - (named - len(known))  # shared trials count once
+        keys = [set(cell.known_keys(self.rows)) for cell in self._cells]
+        known = set().union(*keys)
+        repeated = sum(map(len, keys)) - len(known)  # trials that cells share count once
+        wanted = sum(cell.expected() for cell in self._cells) - repeated
         return Progress(wanted, len(known & self._initial), len(self._live), Counter(self._finished))
 
     def known_keys(self) -> set[str]:
@@ -196,6 +197,7 @@ class _SearchedCell:
         self._lost: set[str] = set()
         self._exhausted = False
         self._winner: list[Trial] | None = None
+        self._leader: list[Trial] | None = None  # trials of the best by now; None after a candidate has finished
         self._grid = self._points() if search.sampler == "grid" else None
         self._optuna = optuna.create_study(
             study_name=f"{cell.label} [{_space_label(search)}]",
@@ -266,6 +268,7 @@ class _SearchedCell:
         if candidate.told or not all(trial.key in rows or trial.key in self._lost for trial in candidate.trials):
             return
         candidate.told = True
+        self._leader = None
         if candidate.number is None:
             return
         value = candidate.value(rows, self._select)
@@ -307,7 +310,9 @@ class _SearchedCell:
         if self._winner is not None:
             return found | {trial.key for trial in self._winner}
         # Until the search has ended, stored repeats belong to the candidate that is best so far, as in the report.
-        return found | {trial.key for trial in self._trials_of_the_best(rows) if trial.key in rows}
+        if self._leader is None:
+            self._leader = self._trials_of_the_best(rows)
+        return found | {trial.key for trial in self._leader if trial.key in rows}
 
     # --- the journal and the store ---
 

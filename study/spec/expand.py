@@ -64,7 +64,8 @@ class Cell:
 
     def trials(self, seeds: int, data_hash: str, values: dict[str, Any] | None = None) -> list[Trial]:
         """The trials on all seeds; a reference row has one."""
-        return [self.trial(seed, data_hash, values) for seed in range(seeds if self.trained else 1)]
+        config = self.resolve(values)
+        return [Trial(config, seed, data_hash) for seed in range(seeds if self.trained else 1)]
 
     def stored_candidates(self, rows: Iterable[Mapping[str, Any]], data_hash: str) -> list[dict[str, Any]]:
         """The candidates of this cell's search that rows of the trial table are of, in the order of their start.

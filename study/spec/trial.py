@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -168,7 +169,7 @@ class Trial:
     seed: int
     data_hash: str
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The first 16 hex digits of the SHA-256 of the content."""
         content = {"v": KEY_VERSION, "config": self.config, "seed": self.seed, "data": self.data_hash}
