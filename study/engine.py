@@ -24,11 +24,11 @@ os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "60")
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 
 import json
-import logging
 import socket
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,13 +39,14 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from cluster.check import Machine, check_resources, this_machine
+from cluster.check import Machine, check_resources
 from cluster.check import slots as cluster_slots
 from cluster.model import Cluster
 from study.data.site import open_site
-from study.errors import ClusterError, ResultsError, StudyError
+from study.errors import ResultsError, StudyError
 from study.observer import RunObserver
 from study.provenance import Provenance
+from study.ray_session import connect
 from study.search import StudyQueue, Work
 from study.spec.trial import Trial
 from study.store import Store, TrialTables
@@ -89,14 +90,14 @@ def execute(
         ClusterError: the cluster cannot be reached or does not have what the cluster file asks for.
         ResultsError: a trial could not be stored.
     """
-    connected = _connect(cluster)
+    connected = connect(cluster)
     try:
         resources = cluster.resources_per_trial
         total = ray.cluster_resources()
         available = Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
         check_resources(cluster, available)
         slots = cluster_slots(cluster, available.cpus, available.gpus)
-        searcher = _QueueSearcher(queue, first, observer)
+        searcher = _QueueSearcher(queue, first, observer, cluster.max_retries)
         stopper = _RunStopper(should_stop)
         payload = _Payload(
             store.folder.resolve(),
@@ -125,7 +126,8 @@ def execute(
                     verbose=0,
                     stop=stopper,
                     callbacks=[_Observe(searcher, stopper, observer)],
-                    failure_config=tune.FailureConfig(max_failures=cluster.max_retries),
+                    # Tune gives up a trial whose process dies while it is being reset: the searcher hands it out again.
+                    failure_config=tune.FailureConfig(max_failures=0),
                 ),
             )
             tuner.fit()
@@ -135,30 +137,6 @@ def execute(
     finally:
         if connected:
             ray.shutdown()
-
-
-def _connect(cluster: Cluster) -> bool:
-    """Start or join Ray; whether this call did it."""
-    if ray.is_initialized():
-        return False
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if cluster.address == "local":
-        options |= {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "include_dashboard": False}
-        if cluster.cpus is None:
-            options["num_cpus"] = this_machine().cpus
-        if cluster.object_store_mb is not None:
-            options["object_store_memory"] = cluster.object_store_mb * 2**20
-    try:
-        ray.init(address=cluster.address, **options)
-    except (ConnectionError, RuntimeError, OSError) as error:
-        raise ClusterError(
-            f"Ray cannot be reached: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            where=f"address: {cluster.address}",
-            allowed="a running Ray cluster of the same Ray version, or address: local",
-            fix="start the cluster with `ray up`, or use cluster/local.yaml",
-        ) from None
-    return True
 
 
 @dataclass(frozen=True)
@@ -277,20 +255,21 @@ class _NotPickled:
 class _QueueSearcher(_NotPickled, Searcher):
     """Tune's view of the queue. Never restored by Tune: after a crash a new one is built on the same store."""
 
-    def __init__(self, queue: StudyQueue, first: Trial, observer: RunObserver) -> None:
+    def __init__(self, queue: StudyQueue, first: Trial, observer: RunObserver, max_retries: int) -> None:
         super().__init__(metric=_METRIC, mode="min")
-        self._queue, self._first, self._observer = queue, [first], observer
-        self.trials: dict[str, Trial] = {}
+        self._queue, self._observer, self._max_retries = queue, observer, max_retries
+        self._ready = [first]  # handed out by the queue, and not running
+        self._losses: Counter[str] = Counter()  # by trial key
+        self.trials: dict[str, Trial] = {}  # running, by Tune's id
         self.store_failure: ResultsError | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.store_failure is not None:
             return str(Searcher.FINISHED)
-        found = self._first.pop() if self._first else self._queue.next()
-        if found is Work.LATER:
-            return None
+        found = self._ready.pop() if self._ready else self._queue.next()
         if not isinstance(found, Trial):
-            return str(Searcher.FINISHED)
+            # Not finished while a trial runs: it may be lost, and has to run again.
+            return None if self.trials or found is Work.LATER else str(Searcher.FINISHED)
         self.trials[trial_id] = found
         return {"trial": json.dumps(asdict(found))}
 
@@ -311,6 +290,9 @@ class _QueueSearcher(_NotPickled, Searcher):
             row = json.loads(result["row"])
             self._queue.finish(row)
             self._observer.trial_finished(row)
+        elif error and self._losses[trial.key] < self._max_retries:
+            self._losses[trial.key] += 1
+            self._ready.append(trial)
         else:
             self._queue.lose(trial.key)
             if error:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -21,6 +22,7 @@ from conftest import SMALL_BASE, Result
 from study.errors import DataError
 from study.spec.loading import load_yaml
 from study.spec.model import StudySpec
+from study.spec.trial import Trial
 from study.store import Store
 
 pytestmark = pytest.mark.slow
@@ -363,3 +365,28 @@ def test_a_trial_beyond_its_time_limit_is_stopped(write_spec: WriteSpec, tmp_pat
     (row,) = Store(tmp_path).load().rows.values()
     assert row["state"] == "failed"
     assert "time limit" in row["error"]
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_lost_trial_is_handed_out_again_as_often_as_the_cluster_file_says(
+    write_spec: WriteSpec, retries: int
+) -> None:
+    from study.engine import _QueueSearcher
+    from study.search import StudyQueue
+
+    lost: list[Trial] = []
+    spec = load_yaml(write_spec(axes={"method": ["DCNN"]}, references=[], search=[], seeds=1), StudySpec, kind="spec")
+    queue = StudyQueue(spec, "hash", {})
+    trial = queue.next()
+    assert isinstance(trial, Trial)
+    searcher = _QueueSearcher(queue, trial, SimpleNamespace(trial_lost=lost.append), retries)  # type: ignore[arg-type]
+    for attempt in range(retries + 1):
+        handed = searcher.suggest(f"id{attempt}")
+        assert isinstance(handed, dict)
+        assert Trial(**json.loads(handed["trial"])).key == trial.key
+        assert searcher.suggest("another") is None  # not the end: this one may be lost
+        assert lost == []
+        searcher.on_trial_complete(f"id{attempt}", error=True)
+    assert lost == [trial]
+    assert searcher.suggest("id9") == searcher.FINISHED
+    assert queue.progress().finished["lost"] == 1
