@@ -264,7 +264,8 @@ def data_info(
     site: Annotated[str, typer.Argument(help="A shipped site's name, or a site's folder.")], as_json: JsonOption = False
 ) -> None:
     """Positions, scenes, conditions, delay and angle spreads, solver settings and hash of a site."""
-    from study.data.site import open_site, site_summary
+    from study.data.site import open_site
+    from study.data.summary import site_summary
 
     summary = site_summary(open_site(site))
     if as_json:

@@ -11,7 +11,9 @@ from typing import Any
 
 from cluster.check import check_local, slots, this_machine
 from cluster.model import Cluster
-from study.data.site import PathTable, Site, open_site, power_beyond_window
+from study.data.path_table import PathTable
+from study.data.site import Site, open_site
+from study.data.summary import power_beyond_window
 from study.errors import ResultsError, SpecError, StudyError
 from study.observer import RunObserver
 from study.provenance import Provenance

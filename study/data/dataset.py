@@ -18,7 +18,8 @@ from torch import Tensor
 from models.methods import LabelledBatch, UnlabelledBatch
 from study.data.channels import channel_response, strongest_paths
 from study.data.fingerprints import fingerprint
-from study.data.site import PathTable, Site
+from study.data.path_table import PathTable
+from study.data.site import Site
 from study.data.split import Split
 from study.data.system import SystemConfiguration, UniformPaths, condition_names
 from study.errors import ConfigurationError

@@ -30,7 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.data.scenario import Scenario, StaticBox, Traffic, VehicleBoxes, classify, static_boxes, user_positions
-from study.data.site import PathTable, Site, VehicleTable, sync_folder, write_site
+from study.data.path_table import ROW_TYPES, ScenePaths
+from study.data.site import Site, SiteWriter, sync_folder
 from study.errors import DataError, DependencyError
 
 __all__ = ["ProbeReport", "SceneProgress", "TracedScene", "Tracer", "find_llvm", "probe", "trace_site"]
@@ -513,7 +514,7 @@ def trace_site(
     try:
         _claim(work, scenario, report.packages)
         _trace_missing(scenario, work, on_progress)
-        site = _assemble(scenario, [_load(file) for file in _scene_files(scenario, work)], out, report)
+        site = _assemble(scenario, _scene_files(scenario, work), out, report)
         shutil.rmtree(work)
     except OSError as error:
         raise DataError(
@@ -588,56 +589,42 @@ def _load(file: Path) -> TracedScene:
         return TracedScene(**{name: arrays[name] for name in arrays.files})
 
 
-def _assemble(scenario: Scenario, scenes: list[TracedScene], out: Path, report: ProbeReport) -> Site:
-    def stack(name: str) -> NDArray[Any]:
-        return np.stack([getattr(scene, name) for scene in scenes])
-
-    table = PathTable(
-        gain=stack("gain"),
-        delay_s=stack("delay_s"),
-        zenith_rad=stack("zenith_rad"),
-        azimuth_rad=stack("azimuth_rad"),
-        interaction=stack("interaction"),
-        paths=stack("paths"),
-        condition=stack("condition"),
-        position_m=user_positions(scenario).astype(np.float32),
-        time_s=scenario.scene_times_s(),
-        paths_found=stack("paths_found"),
-        dropped_power=stack("dropped_power"),
-    )
-    vehicles = VehicleTable(
-        scene=np.repeat(np.arange(len(scenes), dtype=np.int32), [len(scene.box) for scene in scenes]),
-        vehicle=np.concatenate([scene.vehicle for scene in scenes]).astype(np.int32),
-        kind=tuple(str(kind) for scene in scenes for kind in scene.kind),
-        box=np.concatenate([scene.box for scene in scenes]),
-    )
-    text = json.dumps(scenario.model_dump(mode="json"), sort_keys=True)
+def _assemble(scenario: Scenario, files: list[Path], out: Path, report: ProbeReport) -> Site:
     storage = scenario.storage
-    return write_site(
+    text = json.dumps(scenario.model_dump(mode="json"), sort_keys=True)
+    agreement = []
+    with SiteWriter(
         out,
-        table,
         name=scenario.name,
         carrier_hz=scenario.carrier_hz,
         base_station_m=scenario.base_station_m,
-        condition_source="straight line to the base station against the boxes of houses, kiosks and vehicles",
-        static_boxes=[box.model_dump(mode="json") for box in static_boxes(scenario)],
-        solver={
-            **scenario.solver.model_dump(mode="json"),
-            **report.packages,
-            "llvm": report.llvm_version,
-            "variant": VARIANT,
-            "antennas": "isotropic, vertical polarization, at both ends",
-            "los_agreement": float(np.mean([scene.los_agreement for scene in scenes])),
-            "scenario_hash": hashlib.sha256(text.encode()).hexdigest(),
-        },
-        precision=(
-            f"mantissas rounded to {storage.gain_bits} bits (gain), {storage.delay_bits} bits (delay) and "
-            f"{storage.angle_bits} bits (angles); paths more than {storage.weakest_path_db:g} dB below the strongest "
-            "of their row are dropped and count as dropped power"
-        ),
-        vehicles=vehicles,
-        scenario_yaml=_scenario_yaml(scenario),
-    )
+        position_m=user_positions(scenario),
+        max_paths=scenario.max_paths,
+    ) as writer:
+        for file, time_s in zip(files, scenario.scene_times_s(), strict=True):
+            scene = _load(file)
+            vehicles = VehicleBoxes(scene.vehicle, tuple(map(str, scene.kind)), scene.box.astype(np.float64))
+            writer.add(ScenePaths(**{name: getattr(scene, name) for name in ROW_TYPES}), float(time_s), vehicles)
+            agreement.append(float(scene.los_agreement))
+        return writer.finish(
+            condition_source="straight line to the base station against the boxes of houses, kiosks and vehicles",
+            static_boxes=[box.model_dump(mode="json") for box in static_boxes(scenario)],
+            solver={
+                **scenario.solver.model_dump(mode="json"),
+                **report.packages,
+                "llvm": report.llvm_version,
+                "variant": VARIANT,
+                "antennas": "isotropic, vertical polarization, at both ends",
+                "los_agreement": float(np.mean(agreement)),
+                "scenario_hash": hashlib.sha256(text.encode()).hexdigest(),
+            },
+            precision=(
+                f"mantissas rounded to {storage.gain_bits} bits (gain), {storage.delay_bits} bits (delay) and "
+                f"{storage.angle_bits} bits (angles); paths more than {storage.weakest_path_db:g} dB below the strongest "
+                "of their row are dropped and count as dropped power"
+            ),
+            scenario_yaml=_scenario_yaml(scenario),
+        )
 
 
 def _scenario_yaml(scenario: Scenario) -> str:

@@ -17,18 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from study.data.site import (
-    CONDITIONS,
-    PATH_SCHEMA,
-    PathTable,
-    Site,
-    VehicleTable,
-    data_hash,
-    list_sites,
-    open_site,
-    site_summary,
-    write_site,
-)
+from study.data.path_files import PATH_SCHEMA
+from study.data.path_table import CONDITIONS, PathTable, scene_hash, site_hash
+from study.data.scenario import VehicleBoxes
+from study.data.site import Site, SiteWriter, list_sites, open_site
+from study.data.summary import site_summary
 from study.errors import DataError
 
 BASE_STATION = (3.0, 10.0, 6.0)
@@ -49,6 +42,7 @@ def make_table(scenes: int = 3, positions: int = 4, width: int = 5, seed: int = 
         azimuth_rad=np.where(valid, rng.uniform(-np.pi, np.pi, shape), 0).astype(np.float32),
         interaction=np.where(valid, rng.integers(1, 4, shape), 0).astype(np.int8),
         paths=paths,
+        scene=np.arange(scenes, dtype=np.int32),
         condition=rng.integers(0, 3, (scenes, positions)).astype(np.int8),
         position_m=rng.uniform(-50, 50, (positions, 3)).astype(np.float32),
         time_s=2.0 * np.arange(scenes, dtype=np.float64),
@@ -57,14 +51,21 @@ def make_table(scenes: int = 3, positions: int = 4, width: int = 5, seed: int = 
     )
 
 
-def write(folder: Path, table: PathTable | None = None, **values: Any) -> Site:
-    facts: dict[str, Any] = {
-        "name": "tiny",
-        "carrier_hz": 3.5e9,
-        "base_station_m": BASE_STATION,
-        "condition_source": "made up",
-    }
-    return write_site(folder, table or make_table(), **(facts | values))
+def write(
+    folder: Path, table: PathTable | None = None, vehicles: list[VehicleBoxes] | None = None, **values: Any
+) -> Site:
+    table = make_table() if table is None else table
+    facts = {"name": "tiny", "carrier_hz": 3.5e9, "base_station_m": BASE_STATION} | values
+    width = table.gain.shape[-1]
+    with SiteWriter(folder, position_m=table.position_m, max_paths=width, **facts) as writer:
+        for index, time_s in enumerate(table.time_s):
+            writer.add(table.one(index), time_s, None if vehicles is None else vehicles[index])
+        return writer.finish(condition_source="made up")
+
+
+def data_hash(table: PathTable, carrier_hz: float = 1e9, base_station_m: tuple[float, ...] = BASE_STATION) -> str:
+    hashes = [scene_hash(table.one(index), time_s) for index, time_s in enumerate(table.time_s)]
+    return site_hash(hashes, table.position_m, carrier_hz, base_station_m)
 
 
 def assert_equal_tables(ours: PathTable, theirs: PathTable) -> None:
@@ -96,6 +97,7 @@ def tables(draw: st.DrawFn) -> PathTable:
         azimuth_rad=array(-3.140625, 3.140625).astype(np.float32),
         interaction=np.where(valid, draw(hnp.arrays(np.int8, shape, elements=st.integers(1, 3))), 0).astype(np.int8),
         paths=paths,
+        scene=np.arange(scenes, dtype=np.int32),
         condition=draw(hnp.arrays(np.int8, (scenes, positions), elements=st.integers(0, 2))),
         position_m=draw(hnp.arrays(np.float32, (positions, 3), elements=finite)),
         time_s=np.cumsum(draw(hnp.arrays(np.float64, (scenes,), elements=st.floats(0.1, 1e3)))),
@@ -134,22 +136,61 @@ def test_the_hash_does_not_depend_on_the_files(
     assert_equal_tables(open_site(site.folder).read_paths(), expected)
 
 
-def test_the_hash_does_not_depend_on_padding() -> None:
-    table = make_table()
-    wider = {
-        name: np.pad(getattr(table, name), ((0, 0), (0, 0), (0, 3)))
-        for name in ("gain", "delay_s", "zenith_rad", "azimuth_rad", "interaction")
-    }
-    assert data_hash(table, 1e9, BASE_STATION) == data_hash(replace(table, **wider), 1e9, BASE_STATION)
+@given(st.sets(st.integers(0, 5), min_size=1), st.integers(1, 30), st.integers(0, 99), st.integers(1, 8))
+@settings(max_examples=20, deadline=None)
+def test_some_scenes_are_those_of_the_whole(
+    tmp_path_factory: pytest.TempPathFactory, scenes: set[int], files: int, order: int, group: int
+) -> None:
+    site = write(tmp_path_factory.mktemp("sites") / "tiny", make_table(6))
+    whole = site.read_paths()
+    rewrite(site, files, order, group)
+    some = site.read_paths(scenes)
+    assert some.scene.tolist() == sorted(scenes)
+    expected = {name: values if name == "position_m" else values[some.scene] for name, values in vars(whole).items()}
+    assert_equal_tables(some, PathTable(**expected))
 
 
-@pytest.mark.parametrize("name", list(PathTable.__dataclass_fields__))
+def test_files_without_a_wanted_scene_are_not_read(tmp_path: Path) -> None:
+    table = make_table(6)
+    site = write(tmp_path / "tiny", table)
+    rows = pq.read_table(only_file(site))
+    only_file(site).unlink()
+    for scene in range(6):
+        pq.write_table(rows.slice(4 * scene, 4), site.folder / "paths" / f"{scene}.parquet")
+    damaged = site.folder / "paths" / "0.parquet"
+    content = damaged.read_bytes()
+    damaged.write_bytes(bytes(200) + content[200:])  # the values, not the description at the end
+    assert site.read_paths([1, 5]).time_s.tolist() == [2, 10]
+    with pytest.raises(DataError, match="damaged"):
+        site.read_paths([0])
+
+
+def test_scenes_in_parts_are_the_whole(tmp_path: Path) -> None:
+    site = write(tmp_path / "tiny", make_table(5))
+    parts = list(site.read_scenes(2))
+    assert [part.scene.tolist() for part in parts] == [[0, 1], [2, 3], [4]]
+    np.testing.assert_array_equal(np.concatenate([part.gain for part in parts]), site.read_paths().gain)
+
+
+@pytest.mark.parametrize("scenes", [[], [3], [-1, 0]])
+def test_scenes_that_a_site_does_not_have(tmp_path: Path, scenes: list[int]) -> None:
+    with pytest.raises(DataError, match="no such scenes"):
+        write(tmp_path / "tiny").read_paths(scenes)
+
+
+@pytest.mark.parametrize("name", sorted(set(PathTable.__dataclass_fields__) - {"scene"}))
 def test_the_hash_depends_on_every_value(name: str) -> None:
     table = make_table()
     values = getattr(table, name).copy()
     values.flat[0] = values.flat[0] - 1 if name == "paths" else values.flat[0] + 1
     changed = replace(table, **{name: values})
-    assert data_hash(changed, 1e9, BASE_STATION) != data_hash(table, 1e9, BASE_STATION)
+    assert data_hash(changed) != data_hash(table)
+
+
+def test_the_hash_depends_on_the_order_of_the_scenes() -> None:
+    table = make_table()
+    turned = {name: values[::-1] for name, values in vars(table).items() if name not in ("position_m", "time_s")}
+    assert data_hash(replace(table, **turned)) != data_hash(table)
 
 
 def test_the_hash_depends_on_carrier_and_base_station() -> None:
@@ -158,16 +199,14 @@ def test_the_hash_depends_on_carrier_and_base_station() -> None:
 
 
 def test_vehicles_are_read_as_written(tmp_path: Path) -> None:
-    vehicles = VehicleTable(
-        np.array([0, 1], np.int32),
-        np.array([7, 7], np.int32),
-        ("bus", "bus"),
-        np.arange(12, dtype=np.float32).reshape(2, 6),
-    )
-    found = write(tmp_path / "tiny", vehicles=vehicles).read_vehicles()
-    np.testing.assert_array_equal(found.box, vehicles.box)
-    np.testing.assert_array_equal(found.scene, vehicles.scene)
-    assert found.kind == vehicles.kind
+    boxes = np.arange(12.0).reshape(2, 6)
+    bus = VehicleBoxes(np.array([7, 7], np.int32), ("bus", "bus"), boxes)
+    none = VehicleBoxes(np.zeros(0, np.int32), (), np.zeros((0, 6)))
+    found = write(tmp_path / "tiny", vehicles=[bus, none, bus]).read_vehicles()
+    np.testing.assert_array_equal(found.box, np.concatenate([boxes, boxes]))
+    assert found.scene.tolist() == [0, 0, 2, 2]
+    assert found.vehicle.tolist() == [7] * 4
+    assert found.kind == ("bus",) * 4
 
 
 def test_a_site_without_vehicles_has_none(tmp_path: Path) -> None:
@@ -185,11 +224,44 @@ def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.rglob("*")] == ["tiny", "mine.txt"]
 
 
+def test_a_block_left_early_leaves_nothing(tmp_path: Path) -> None:
+    table = make_table()
+    with SiteWriter(
+        tmp_path / "tiny",
+        name="x",
+        carrier_hz=1e9,
+        base_station_m=BASE_STATION,
+        position_m=table.position_m,
+        max_paths=5,
+    ) as writer:
+        writer.add(table.one(0), 0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_site_needs_a_scene_and_positions(tmp_path: Path) -> None:
+    facts: dict[str, Any] = {"name": "x", "carrier_hz": 1e9, "base_station_m": BASE_STATION, "max_paths": 5}
+    with SiteWriter(tmp_path / "tiny", position_m=np.zeros((1, 3)), **facts) as writer:
+        with pytest.raises(DataError, match="no scenes"):
+            writer.finish(condition_source="made up")
+    for positions in (np.zeros((0, 3)), np.zeros((2, 2)), np.full((1, 3), np.nan)):
+        with pytest.raises(DataError, match="position"):
+            SiteWriter(tmp_path / "tiny", position_m=positions, **facts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_scenes_are_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.data.site._ROWS_PER_FILE", 8)  # two scenes of four positions
+    table = make_table(7)
+    site = write(tmp_path / "tiny", table)
+    assert len(list((site.folder / "paths").iterdir())) == 4
+    assert_equal_tables(site.read_paths(), table)
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(DataError, match="No space left"):
         write(tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
@@ -198,11 +270,14 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"condition": np.full((3, 4), 3, np.int8)}, "condition must be 0 … 2"),
+        ({"condition": np.full((3, 4), 3, np.int8)}, "condition has values outside 0 … 2"),
         ({"paths": np.full((3, 4), 6, np.int16)}, "paths must be 0 … 5"),
-        ({"delay_s": np.zeros((3, 4, 4), np.float32)}, "delay_s has the shape"),
+        ({"delay_s": np.zeros((3, 4, 4), np.float32)}, r"delay_s has the shape \(4, 4\) instead of \(4, 5\)"),
         ({"delay_s": np.zeros((3, 4, 5))}, "delay_s is float64"),
-        ({"time_s": np.array([0, 1, np.nan])}, "time_s has values that are not finite"),
+        ({"gain": make_table().gain * np.complex64(np.nan)}, "gain has values that are not finite"),
+        ({"delay_s": -make_table().delay_s}, "delay_s has values outside"),
+        ({"interaction": np.zeros((3, 4, 5), np.int8)}, "no interaction number"),
+        ({"time_s": np.array([0, 1, np.nan])}, "time_s must rise"),
         ({"time_s": np.array([0.0, 2.0, 2.0])}, "time_s must rise"),
         ({"gain": make_table().gain[..., ::-1]}, "strongest first"),
         ({"zenith_rad": np.ones((3, 4, 5), np.float32)}, "beyond the number of paths must be 0"),
@@ -236,7 +311,8 @@ def edit_json(site: Site, **values: Any) -> None:
         ("", "not JSON"),
         ("[]", "format None"),
         ('{"format": "study-site/9"}', "study-site/9"),
-        ('{"format": "study-site/1"}', "carrier_hz is missing.*max_paths is missing"),
+        ('{"format": "study-site/1"}', "study-site/1"),
+        ('{"format": "study-site/2"}', "carrier_hz is missing.*max_paths is missing"),
     ],
 )
 def test_an_unusable_site_json(site: Site, content: str | None, words: str) -> None:
@@ -261,6 +337,8 @@ def test_an_unusable_site_json(site: Site, content: str | None, words: str) -> N
         {"base_station_m": [1, 2]},
         {"conditions": ["LOS", "NLOS"]},
         {"data_hash": "abc"},
+        {"scene_hashes": ["abc"]},
+        {"scene_hashes": ["a" * 64] * 4},
         {"name": None},
     ],
 )
@@ -320,7 +398,7 @@ BAD_ROWS = {
     ),
     "longer lists than max_paths": (
         lambda rows: _longer(rows),
-        "paths has .* values outside its range",
+        "a row has 6 paths",
     ),
     "null": (replaced("condition", first(None)), "'condition' has 1 missing values"),
     "null list": (replaced("delay_s", first(None)), "'delay_s' has 1 missing values"),
@@ -335,7 +413,10 @@ BAD_ROWS = {
     "angle out of range": (replaced("zenith_rad", first(lambda value: [4.0, *value[1:]])), "zenith_rad has 1"),
     "moving position": (replaced("x_m", first(1e3)), "a position differs"),
     "two times in a scene": (replaced("time_s", first(1e3)), "a time differs"),
-    "another value": (replaced("dropped_power", first(0.75)), "not those that site.json describes"),
+    "another value": (
+        replaced("dropped_power", first(0.75)),
+        "paths of 1 scenes .0. are not those that site.json describes",
+    ),
 }
 
 
@@ -394,7 +475,7 @@ def test_damaged_vehicles(site: Site) -> None:
 
 def test_a_changed_hash(site: Site) -> None:
     edit_json(site, data_hash="0" * 64)
-    with pytest.raises(DataError, match="not those that site"):
+    with pytest.raises(DataError, match="not those of its data_hash"):
         open_site(site.folder).read_paths()
 
 
