@@ -101,6 +101,13 @@ class Cluster(_Frozen):
         None, ge=80, le=10_000_000, description="shared memory for Ray's object store; Ray chooses when left out"
     )
     max_retries: int = Field(2, ge=0, le=100, description="how often a trial that was lost with its machine runs again")
+    fingerprint_memory_mb: int | None = Field(
+        None,
+        ge=0,
+        le=10_000_000,
+        description="memory in which a trial may keep its fingerprints, which it otherwise makes for each batch; half of "
+        "its share of what is free when left out",
+    )
     trial_time_limit_s: float | None = Field(None, gt=0, description="seconds after which a trial is stopped")
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ Both are fitted on the same labelled samples as the networks and predict from th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -12,9 +13,34 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from models.methods import LabelledBatch
-
 __all__ = ["REFERENCES", "MeanPosition", "NearestNeighbours", "Reference"]
+
+
+class FingerprintSet(Protocol):
+    """Fingerprints [n, C, M, N] of which some can be had at a time; a tensor is one."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n, C, M, N]."""
+
+    def split(self, size: int, /) -> Iterable[Tensor]:
+        """All of them in their order, ``size`` at a time."""
+
+
+class LabelledSet(Protocol):
+    """Labelled samples: fingerprint [n, C, M, N], position [n, D], condition [n]."""
+
+    @property
+    def fingerprint(self) -> FingerprintSet:
+        """Fingerprints [n, C, M, N]."""
+
+    @property
+    def position(self) -> Tensor:
+        """Positions [n, D]."""
+
+    @property
+    def condition(self) -> Tensor:
+        """Classes [n]."""
 
 
 class Reference(Protocol):
@@ -22,10 +48,10 @@ class Reference(Protocol):
 
     name: ClassVar[str]
 
-    def fit(self, source: LabelledBatch, conditions: int) -> None:
+    def fit(self, source: LabelledSet, conditions: int) -> None:
         """Remember the labelled samples; ``conditions`` is the number of classes K (0: no condition task)."""
 
-    def predict(self, fingerprint: Tensor) -> tuple[Tensor, Tensor | None]:
+    def predict(self, fingerprint: FingerprintSet) -> tuple[Tensor, Tensor | None]:
         """[B, C, M, N] → positions [B, D] and classes [B] (None without that task)."""
 
 
@@ -34,12 +60,12 @@ class MeanPosition:
 
     name: ClassVar[str] = "MEAN"
 
-    def fit(self, source: LabelledBatch, conditions: int) -> None:
+    def fit(self, source: LabelledSet, conditions: int) -> None:
         """Remember the mean position and the most frequent condition."""
         self._position = source.position.mean(dim=0)
         self._condition = source.condition.bincount(minlength=conditions).argmax() if conditions else None
 
-    def predict(self, fingerprint: Tensor) -> tuple[Tensor, Tensor | None]:
+    def predict(self, fingerprint: FingerprintSet) -> tuple[Tensor, Tensor | None]:
         """[B, C, M, N] → [B, D] and [B]."""
         count = fingerprint.shape[0]
         condition = None if self._condition is None else self._condition.expand(count)
@@ -52,32 +78,40 @@ class NearestNeighbours:
 
     Attributes:
         neighbours: k.
-        chunk: samples whose distances are computed at once (bounds the memory).
+        chunk: samples that are compared with as many labelled ones at once (bounds the memory).
     """
 
     name: ClassVar[str] = "KNN"
     neighbours: int = 3
-    chunk: int = 512
+    chunk: int = 4096
 
-    def fit(self, source: LabelledBatch, conditions: int) -> None:
+    def fit(self, source: LabelledSet, conditions: int) -> None:
         """Remember all labelled samples."""
-        self._fingerprints = source.fingerprint.flatten(1)
+        self._fingerprints = source.fingerprint
         self._positions, self._labels, self._conditions = source.position, source.condition, conditions
 
-    def predict(self, fingerprint: Tensor) -> tuple[Tensor, Tensor | None]:
+    def predict(self, fingerprint: FingerprintSet) -> tuple[Tensor, Tensor | None]:
         """[B, C, M, N] → [B, D] and [B]. A tie between conditions goes to the one with the smaller number."""
-        k = min(self.neighbours, self._fingerprints.shape[0])
-        nearest = torch.cat(
-            [
-                torch.cdist(part.flatten(1), self._fingerprints).topk(k, largest=False).indices
-                for part in fingerprint.split(self.chunk)
-            ]
-        )
+        nearest = torch.cat([self._nearest(part.flatten(1)) for part in fingerprint.split(self.chunk)])
         position = self._positions[nearest].mean(dim=1)
         if not self._conditions:
             return position, None
         votes = nnf.one_hot(self._labels[nearest], self._conditions).sum(dim=1)
         return position, votes.argmax(dim=1)
+
+    def _nearest(self, samples: Tensor) -> Tensor:
+        """Numbers of the k closest labelled samples, closest first. [B, C · M · N] → [B, k]."""
+        start = 0
+        distance = samples.new_empty((len(samples), 0))
+        number = torch.empty((len(samples), 0), dtype=torch.int64, device=samples.device)
+        for part in self._fingerprints.split(self.chunk):
+            found = torch.cdist(samples, part.flatten(1))
+            near, index = found.topk(min(self.neighbours, found.shape[1]), largest=False)
+            distance, number = torch.cat([distance, near], dim=1), torch.cat([number, index + start], dim=1)
+            distance, best = distance.topk(min(self.neighbours, distance.shape[1]), largest=False)
+            number = number.gather(1, best)
+            start += len(part)
+        return number
 
 
 REFERENCES: dict[str, type[MeanPosition] | type[NearestNeighbours]] = {

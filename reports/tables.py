@@ -29,6 +29,7 @@ from reports.results import (
     value_label,
 )
 from reports.statistics import Interval, overlap
+from study.data.split import Split
 from study.selection import config_value
 
 if TYPE_CHECKING:
@@ -274,25 +275,12 @@ def _significant(value: float, digits: int = 3) -> str:
 
 def describe_split(results: Results) -> str:
     """Site and split in one sentence, from the configuration of the trials."""
-    splits = {_split_words(trial.config) for trial in results.trials} - {""}
+    splits = {Split.model_validate(config_value(trial.config, "split") or {}).describe() for trial in results.trials}
     if len(splits) == 1:
         return f"Site {results.site}; {splits.pop()}."
-    return f"Site {results.site}; the split is an axis." if splits else f"Site {results.site}."
-
-
-def _split_words(config: Any) -> str:
-    counts = [
-        f"{count} {part}"
-        for part in ("train", "validation", "test")
-        if (count := config_value(config, f"split.{part}_scenes")) is not None
-    ]
-    words = [f"{', '.join(counts).replace('train', 'training')} scenes"] if counts else []
-    target = config_value(config, "split.target")
-    if target is not None:
-        words.append(f"unlabelled target data from the {value_label(target)} scenes")
-    if words:
-        words.append("positions shared")
-    return "; ".join(words)
+    if not splits:
+        return f"Site {results.site}."
+    return f"Site {results.site}; the split is an axis, from “{min(splits)}” to “{max(splits)}”."
 
 
 def describe_selection(results: Results) -> str:

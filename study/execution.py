@@ -51,6 +51,7 @@ def run_trial(trial: Trial, data: SiteData, provenance: Provenance) -> Generator
         "classes": list(parts.conditions) or None,
         "train_samples": len(parts.training.source.position),
         "test_samples": len(parts.test.condition),
+        "fingerprints": "kept" if parts.fingerprints_kept else "per batch",
     }
     epochs: dict[str, Any] | None = None
     train_began = time.perf_counter()

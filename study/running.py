@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,18 @@ from cluster.check import check_local, slots, this_machine
 from cluster.model import Cluster
 from study.data.path_table import PathTable
 from study.data.site import Site, open_site
+from study.data.split import Split
 from study.data.summary import power_beyond_window
-from study.errors import ResultsError, SpecError, StudyError
+from study.errors import ConfigurationError, ResultsError, SpecError
 from study.observer import RunObserver
 from study.provenance import Provenance
 from study.search import Progress, StudyQueue
-from study.spec.expand import expand
+from study.spec.expand import Cell, expand
 from study.spec.model import StudySpec
 from study.spec.trial import Trial
 from study.store import Damaged, Store, StoredTrials
 
-__all__ = ["RunSummary", "StudyStatus", "check_against_site", "delay_windows", "prepare", "run_study", "study_status"]
+__all__ = ["RunSummary", "StudyStatus", "delay_windows", "prepare", "run_study", "study_status"]
 
 
 @dataclass(frozen=True)
@@ -49,34 +51,45 @@ class RunSummary:
 
 
 def prepare(spec: StudySpec) -> tuple[Site, PathTable]:
-    """Open the site of a study, read its paths and check the study against it; nothing is started or written.
+    """Open the site of a study, check the study against it and read the paths it needs; nothing is started or written.
+
+    Returns:
+        The site, and the paths of the scenes that some cell uses.
 
     Raises:
         DataError: the site is unknown, or its path table is damaged.
-        SpecError: the study asks for more scenes or paths than the site has.
+        SpecError: a cell, with one of its searched values, does not fit its network, or asks for more scenes, positions
+            or paths than the site has; the message names the cell.
     """
     site = open_site(spec.site)
-    check_against_site(spec, site)
-    # A damaged table is one message here, and a failure of every trial later.
-    return site, site.read_paths()
-
-
-def check_against_site(spec: StudySpec, site: Site) -> None:
-    """Whether every cell, with each of its searched values, fits its network and has its scenes and paths on the site.
-
-    Raises:
-        SpecError: one does not; the message names the cell.
-    """
+    name = f"site {site.name!r}"
+    scenes: set[int] = set()
+    splits: dict[Split, Cell] = {}
     for cell in expand(spec):
-        try:
+        with _blaming(cell):
             for config in cell.configurations():
                 config.check_input()
-                config.split.scenes(site.scenes, f"site {site.name!r}")
-                config.system.check_paths(site.max_paths, f"site {site.name!r}")
-        except StudyError as error:
-            raise SpecError(
-                f"{error.what} (cell {cell.label!r})", where=error.where, allowed=error.allowed, fix=error.fix
-            ) from None
+                config.system.check_paths(site.max_paths, name)
+                if config.split not in splits:
+                    scenes.update(*config.split.scenes(site.scenes, name))
+                    splits[config.split] = cell
+    # A damaged table is one message here, and a failure of every trial later.
+    table = site.read_paths(scenes)
+    for split, cell in splits.items():
+        with _blaming(cell):
+            split.parts(site.scenes, table.position_m, name)
+    return site, table
+
+
+@contextmanager
+def _blaming(cell: Cell) -> Iterator[None]:
+    """Errors of a configuration as errors of the spec that name its cell."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise SpecError(
+            f"{error.what} (cell {cell.label!r})", where=error.where, allowed=error.allowed, fix=error.fix
+        ) from None
 
 
 def delay_windows(spec: StudySpec, table: PathTable) -> list[tuple[int, float, float]]:

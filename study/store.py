@@ -59,6 +59,7 @@ TRIAL_SCHEMA = pa.schema(
         ("classes", pa.list_(_TEXT)),
         ("test_samples", _INT),
         ("train_samples", _INT),
+        ("fingerprints", _TEXT),
         ("parameters", _INT),
         ("parameters_deployed", _INT),
         ("macs_paper", _INT),

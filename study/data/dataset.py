@@ -1,33 +1,41 @@
-"""Site + system configuration + split → tensors on the training device.
+"""Site + system configuration + split → samples on the training device.
 
-Shapes: S scenes, L positions, n samples (scene-major), C × M × N fingerprint, D coordinates.
+Shapes: S scenes, L positions, n samples (scene by scene), C × M × N fingerprint, D coordinates.
 
-The target domain of a training run is a tensor of fingerprints without labels; validation and test samples are held
-apart and reach evaluation alone.
+The target domain of a training run is fingerprints without labels; validation and test samples are held apart and reach
+evaluation alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from models.methods import LabelledBatch, UnlabelledBatch
-from study.data.channels import channel_response, strongest_paths
-from study.data.fingerprints import fingerprint
 from study.data.path_table import PathTable
 from study.data.site import Site
-from study.data.split import Split
+from study.data.split import Part, Split
+from study.data.synthesis import Fingerprints, PathSamples, free_memory_bytes, kept_or_made
 from study.data.system import SystemConfiguration, UniformPaths, condition_names
-from study.errors import ConfigurationError
 
-__all__ = ["DomainData", "EvaluationSet", "Frame", "SiteData", "TrainingData", "synthesize"]
+__all__ = [
+    "DomainData",
+    "EvaluationSet",
+    "Frame",
+    "LabelledSamples",
+    "SiteData",
+    "TrainingData",
+    "UnlabelledSamples",
+    "path_samples",
+]
 
-# Samples synthesized at once: bounds the memory of the complex channels (64 × 64 × 8 B = 32 kB each).
-CHUNK = 1024
+# Share of the free memory that fingerprints may take: batches, networks and other programs need some too.
+MEMORY_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,26 @@ class Frame:
         return position * self.scale_m + self.center_m
 
 
+class LabelledSamples(NamedTuple):
+    """Source samples: fingerprint [n, C, M, N], position [n, D] (dimensionless), condition [n] (int64)."""
+
+    fingerprint: Fingerprints
+    position: Tensor
+    condition: Tensor
+
+
+class UnlabelledSamples(NamedTuple):
+    """Target samples: fingerprint [n, C, M, N], and nothing else."""
+
+    fingerprint: Fingerprints
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """All that a training step may see: labelled source samples and unlabelled target samples."""
 
-    source: LabelledBatch
-    target: UnlabelledBatch
+    source: LabelledSamples
+    target: UnlabelledSamples
 
 
 @dataclass(frozen=True)
@@ -70,7 +92,7 @@ class EvaluationSet:
         scene, index: [n] scene and position numbers.
     """
 
-    fingerprint: Tensor
+    fingerprint: Fingerprints
     position_m: Tensor
     condition: Tensor
     scene: Tensor
@@ -79,32 +101,49 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class DomainData:
-    """The parts of one trial's data."""
+    """The parts of one trial's data.
+
+    Attributes:
+        training, validation, test: the samples.
+        frame: how metres become coordinates.
+        conditions: names of the classes.
+        fingerprints_kept: whether all fingerprints are in memory, or made for each batch.
+    """
 
     training: TrainingData
     validation: EvaluationSet
     test: EvaluationSet
     frame: Frame
     conditions: tuple[str, ...]
+    fingerprints_kept: bool
 
 
 class SiteData:
     """A site's paths and the fingerprints made of them, kept for the trials of one process.
 
-    The fingerprints of the last system configuration stay on the device: a reused trial process synthesizes once.
+    The paths of the scenes in use stay in memory, and the fingerprints of the last system configuration on the device
+    if they fit: a reused trial process reads and synthesizes once.
+
+    Args:
+        site: the site.
+        device: where to train.
+        fingerprint_bytes: memory that fingerprints may take; by default `MEMORY_SHARE` of this process's share of what
+            is free when they are made.
+        device_share: this process's share of the device.
     """
 
-    def __init__(self, site: Site, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        site: Site,
+        device: torch.device | str = "cpu",
+        *,
+        fingerprint_bytes: int | None = None,
+        device_share: float = 1.0,
+    ) -> None:
         self.site, self.device = site, torch.device(device)
+        self._budget, self._share = fingerprint_bytes, device_share
         self._table: PathTable | None = None
-        self._cached: tuple[Hashable, Tensor] | None = None
-
-    @property
-    def table(self) -> PathTable:
-        """The path table, read on first use."""
-        if self._table is None:
-            self._table = self.site.read_paths()
-        return self._table
+        self._source: tuple[Hashable, Tensor | PathSamples] | None = None
 
     def prepare(
         self, system: SystemConfiguration, split: Split, *, coordinate_scale_m: float, coordinates: int = 2
@@ -113,103 +152,117 @@ class SiteData:
 
         Args:
             system: system configuration.
-            split: which scenes are what.
+            split: which scenes and positions are what.
             coordinate_scale_m: see `Frame`.
             coordinates: D; 2 leaves the height out.
 
         Raises:
-            ConfigurationError: the site has too few scenes or paths for the configuration.
+            ConfigurationError: the site has too few scenes, positions or paths for the configuration.
             DataError: the site's data cannot be read.
         """
-        parts = split.scenes(self.site.scenes, f"site {self.site.name!r}")
-        system.check_paths(self.site.max_paths, f"site {self.site.name!r}")
-        images = self.fingerprints(system, split.data_seed)
-        table = self.table
-        positions = torch.from_numpy(np.ascontiguousarray(table.position_m[:, :coordinates])).to(self.device)
-        center = (positions.amax(dim=0) + positions.amin(dim=0)) / 2
-        frame = Frame(center, coordinate_scale_m)
-        conditions = torch.from_numpy(table.condition.astype(np.int64)).to(self.device)
+        name = f"site {self.site.name!r}"
+        system.check_paths(self.site.max_paths, name)
+        scenes = sorted({scene for part in split.scenes(self.site.scenes, name) for scene in part})
+        table = self._read(scenes)
+        parts = split.parts(self.site.scenes, table.position_m, name)
+        used = np.unique(np.concatenate([part.positions for part in parts]))
+        source = self._source_of(system, split.data_seed, table, scenes, used)
+        positions = torch.from_numpy(np.ascontiguousarray(table.position_m[used, :coordinates])).to(self.device)
+        frame = Frame((positions.amax(dim=0) + positions.amin(dim=0)) / 2, coordinate_scale_m)
+        conditions = torch.from_numpy(table.condition[np.searchsorted(table.scene, scenes)][:, used].astype(np.int64))
+        conditions = conditions.to(self.device).flatten()
         if system.semantics == "binary":
             conditions = conditions.clamp_max(1)
 
-        def part(scenes: range) -> EvaluationSet:
-            count = len(scenes)
+        def samples(part: Part) -> EvaluationSet:
+            at_scene = np.searchsorted(scenes, part.scenes)
+            at_position = np.searchsorted(used, part.positions)
+            rows = torch.from_numpy((at_scene[:, None] * len(used) + at_position).reshape(-1)).to(self.device)
             return EvaluationSet(
-                fingerprint=images[scenes.start : scenes.stop].flatten(0, 1),
-                position_m=positions.repeat(count, 1),
-                condition=conditions[scenes.start : scenes.stop].flatten(),
-                scene=torch.arange(scenes.start, scenes.stop).repeat_interleave(len(positions)),
-                index=torch.arange(len(positions)).repeat(count),
+                fingerprint=Fingerprints(source, rows),
+                position_m=positions[rows % len(used)],
+                condition=conditions[rows],
+                scene=torch.tensor(part.scenes).repeat_interleave(len(part.positions)),
+                index=torch.from_numpy(part.positions).repeat(len(part.scenes)),
             )
 
-        train, validation, test = part(parts.train), part(parts.validation), part(parts.test)
-        source = LabelledBatch(train.fingerprint, frame.encode(train.position_m), train.condition)
-        target = test if split.target == "test" else validation
+        train = samples(parts.source)
         return DomainData(
-            TrainingData(source, UnlabelledBatch(target.fingerprint)),
-            validation,
-            test,
+            TrainingData(
+                LabelledSamples(train.fingerprint, frame.encode(train.position_m), train.condition),
+                UnlabelledSamples(samples(parts.target).fingerprint),
+            ),
+            samples(parts.validation),
+            samples(parts.test),
             frame,
             condition_names(system.semantics),
+            fingerprints_kept=isinstance(source, Tensor),
         )
 
-    def fingerprints(self, system: SystemConfiguration, data_seed: int) -> Tensor:
-        """Fingerprints of every scene and position, [S, L, C, M, N] on the device."""
+    def _read(self, scenes: Sequence[int]) -> PathTable:
+        """The paths of at least these scenes."""
+        known = [] if self._table is None else self._table.scene.tolist()
+        if self._table is None or not set(scenes) <= set(known):
+            self._table = self.site.read_paths({*known, *scenes})
+        return self._table
+
+    def _source_of(
+        self,
+        system: SystemConfiguration,
+        data_seed: int,
+        table: PathTable,
+        scenes: Sequence[int],
+        used: NDArray[np.int64],
+    ) -> Tensor | PathSamples:
+        """Fingerprints of the used positions in the scenes, or the paths that make them, scene by scene."""
         # Semantics name the labels and do not touch the channels.
-        identity = (system.model_copy(update={"semantics": "none"}), data_seed)
-        if self._cached is None or self._cached[0] != identity:
-            self._cached = None  # frees the old tensor before the new one is made
-            self._cached = (identity, synthesize(self.table, system, data_seed, self.site.carrier_hz, self.device))
-        return self._cached[1]
+        identity = (system.model_copy(update={"semantics": "none"}), data_seed, tuple(scenes), used.tobytes())
+        if self._source is None or self._source[0] != identity:
+            self._source = None  # frees the old tensor before the new one is made
+            samples = path_samples(table, system, data_seed, self.site.carrier_hz, self.device, scenes, used)
+            budget = self._budget
+            if budget is None:
+                budget = int(MEMORY_SHARE * self._share * free_memory_bytes(self.device))
+            self._source = (identity, kept_or_made(samples, budget))
+        return self._source[1]
 
 
-def synthesize(
-    table: PathTable, system: SystemConfiguration, data_seed: int, carrier_hz: float, device: torch.device | str
-) -> Tensor:
-    """Fingerprints of a whole path table.
+def path_samples(
+    table: PathTable,
+    system: SystemConfiguration,
+    data_seed: int,
+    carrier_hz: float,
+    device: torch.device | str,
+    scenes: Sequence[int] | None = None,
+    positions: NDArray[np.int64] | None = None,
+) -> PathSamples:
+    """The paths of some scenes and positions on a device, scene by scene.
 
     Args:
-        table: paths of S scenes × L positions.
+        table: the site's paths.
         system: system configuration.
         data_seed: seed of the drawn numbers of paths.
         carrier_hz: the site's carrier frequency.
-        device: where to compute and keep them.
-
-    Returns:
-        [S, L, C, M, N] float32.
+        device: where to keep them and to make fingerprints.
+        scenes: scene numbers; all by default.
+        positions: position numbers; all by default.
     """
-    scenes, positions, width = table.gain.shape
+    scenes = table.scene.tolist() if scenes is None else scenes
+    positions = np.arange(len(table.position_m)) if positions is None else positions
+    at = np.ix_(np.searchsorted(table.scene, scenes), positions)
     if isinstance(system.paths, UniformPaths):
-        low, high = system.paths.uniform
-        # Drawn for the whole grid at once: the number of a channel does not depend on the split or on the device.
-        drawn = np.random.default_rng(data_seed).integers(low, high, size=(scenes, positions), endpoint=True)
-        count = torch.from_numpy(drawn.reshape(-1))
+        low, most = system.paths.uniform
+        # Drawn for each scene's whole grid: the number of a channel does not depend on the split or on the device.
+        drawn = [
+            np.random.default_rng((data_seed, scene)).integers(low, most, len(table.position_m), endpoint=True)
+            for scene in scenes
+        ]
+        count = torch.from_numpy(np.stack(drawn)[:, positions].reshape(-1))
     else:
-        count = torch.full((scenes * positions,), system.paths)
-    columns = [
-        torch.from_numpy(values.reshape(-1, width))
+        most = system.paths
+        count = torch.full((len(scenes) * len(positions),), most)
+    gain, delay, zenith, azimuth = (
+        torch.from_numpy(values[at][..., :most].reshape(len(count), -1)).to(device)
         for values in (table.gain, table.delay_s, table.zenith_rad, table.azimuth_rad)
-    ]
-    images: Tensor | None = None
-    for start in range(0, scenes * positions, CHUNK):
-        gain, delay, zenith, azimuth = (values[start : start + CHUNK].to(device) for values in columns)
-        gain = strongest_paths(gain, count[start : start + CHUNK].to(device))
-        csi = channel_response(
-            gain,
-            delay,
-            zenith,
-            azimuth,
-            bandwidth_hz=system.bandwidth_mhz * 1e6,
-            subcarriers=system.subcarriers,
-            antennas=system.antennas,
-            excess_delay=system.excess_delay,
-        )
-        part = fingerprint(
-            csi, system.fingerprint, system.normalization, antennas=system.antennas, carrier_hz=carrier_hz
-        )
-        if images is None:
-            images = part.new_empty((scenes * positions, *part.shape[1:]))
-        images[start : start + CHUNK] = part
-    if images is None:
-        raise ConfigurationError("the site has no samples")
-    return images.view(scenes, positions, *images.shape[1:])
+    )
+    return PathSamples(gain, delay, zenith, azimuth, count.to(device), system, carrier_hz)

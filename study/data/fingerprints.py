@@ -1,4 +1,8 @@
-"""Channel state information → fingerprint: the input of the networks.
+"""Fingerprints: the input of the networks, from channel state information or straight from the paths.
+
+    fingerprint            of channel state information, any kind
+    path_profile           angle-delay profile of paths, without their channel state information
+    normalize              scale each sample
 
 Shapes: B batch, M = My · Mz antennas, N subcarriers (delay bins after the transform), C channels of the fingerprint.
 Everything is per sample: nothing is estimated from a data set, so nothing can leak between splits.
@@ -10,11 +14,12 @@ import math
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
-from study.data.system import Fingerprint, Normalization
+from study.data.system import ExcessDelay, Fingerprint, Normalization
 
-__all__ = ["angle_delay_profile", "fingerprint", "normalize"]
+__all__ = ["angle_delay_profile", "fingerprint", "normalize", "path_profile", "reference_amplitude"]
 
 # Unnormalized fingerprints are relative to free space here: near 1, without a look at the data.
 REFERENCE_DISTANCE_M = 100.0
@@ -60,6 +65,84 @@ def angle_delay_profile(csi: Tensor, antennas: tuple[int, int]) -> Tensor:
     return power.view(samples, elements, subcarriers) / (elements * subcarriers)
 
 
+def path_profile(
+    gain: Tensor,
+    delay_s: Tensor,
+    zenith_rad: Tensor,
+    azimuth_rad: Tensor,
+    *,
+    bandwidth_hz: float,
+    subcarriers: int,
+    antennas: tuple[int, int],
+    excess_delay: ExcessDelay = "wrap",
+) -> Tensor:
+    """`angle_delay_profile` of `channel_response`, without making the channel.
+
+    Along each axis of the array and along the subcarriers a path is a geometric series, and so is its transform: a
+    Dirichlet kernel, centred on the path's angle or delay. Its phase is one for all paths in each bin, which the power
+    does not see, and one for the path in all bins, which goes into the gain. What is left is real: a profile costs one
+    real matrix product of the paths' beams and delays.
+
+    Args:
+        gain: α [B, P] complex64; absent paths have gain 0.
+        delay_s: τ [B, P] in seconds.
+        zenith_rad, azimuth_rad: departure angles [B, P].
+        bandwidth_hz: occupied bandwidth in Hz.
+        subcarriers: N.
+        antennas: (My, Mz).
+        excess_delay: see `channel_response`.
+
+    Returns:
+        [B, My · Mz, N] float32, ≥ 0.
+    """
+    samples = gain.shape[0]
+    theta, phi = zenith_rad.double(), azimuth_rad.double()
+    delay_cycles = delay_s.double() * (bandwidth_hz / subcarriers)
+    if excess_delay == "drop":
+        gain = torch.where(delay_cycles < 1.0, gain, torch.zeros_like(gain))
+    # Beam k of V looks at (k − M/2)/M cycles per element, a path arrives from half its direction cosine.
+    y, y_turn = _dirichlet(0.5 - 0.5 * theta.sin() * phi.sin(), antennas[0])
+    z, z_turn = _dirichlet(0.5 - 0.5 * theta.cos(), antennas[1])
+    delay, delay_turn = _dirichlet(delay_cycles, subcarriers)
+    angle = (torch.remainder(y_turn + z_turn + delay_turn, 1.0) * (2 * math.pi)).float()
+    # Every transform is unitary, and Eq. (5) divides the power by M · N.
+    scale = torch.full_like(angle, 1 / (antennas[0] * antennas[1] * subcarriers))
+    weight = torch.view_as_real(gain * torch.polar(scale, angle)).transpose(1, 2)  # [B, 2, P]
+    beams = (y.transpose(1, 2)[:, :, None, :] * z.transpose(1, 2)[:, None, :, :]).flatten(1, 2)  # [B, M, P]
+    weighted = (weight[:, :, None, :] * beams[:, None, :, :]).flatten(1, 2)  # [B, 2 · M, P]
+    response = torch.bmm(weighted, delay).view(samples, 2, -1, subcarriers)
+    real, imaginary = response[:, 0], response[:, 1]
+    return real.square().addcmul_(imaginary, imaginary)
+
+
+def _dirichlet(cycles: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Σ_n e^(j2πn(k/count − cycles)) over n = 0 … count − 1, split into a real kernel and a phase.
+
+    With δ = count · cycles the sum is e^(jπ(count−1)(k−δ)/count) · sin π(k−δ) / sin(π(k−δ)/count). The factors that
+    depend on the bin k alone are left out.
+
+    Args:
+        cycles: [B, P] float64.
+        count: number of terms and of bins.
+
+    Returns:
+        The kernel [B, P, count] float32, and the path's phase in cycles [B, P] float64.
+    """
+    # δ in −½ … count − ½: no bin is further than count − ½ away, so the denominator has one zero, at k = δ.
+    centre = cycles * count
+    centre = centre - torch.floor((centre + 0.5) / count) * count
+    nearest = centre.round()
+    # sin π(k−δ) = ± sin πε with ε = δ − round δ. ε is taken in float64: near the zero both sines are as small as ε.
+    offset = centre - nearest
+    offset = torch.where(offset.abs() < 1e-12, torch.full_like(offset, 1e-12), offset).float()
+    bins = torch.arange(count, dtype=torch.float32, device=cycles.device)
+    distance = (bins - nearest.float()[:, :, None]).sub_(offset[:, :, None])
+    # sin x = sin(±π − x): half the bins away, float32 would lose the digits of a small sine.
+    distance.sub_(nnf.softshrink(distance, count / 2), alpha=2)
+    kernel = distance.mul_(math.pi / count).sin_().reciprocal_().mul_((-math.pi * offset).sin()[:, :, None])
+    return kernel, 0.5 * nearest - centre * ((count - 1) / (2 * count))
+
+
 def _sample_covariance(csi: Tensor) -> Tensor:
     """Sample covariance over the subcarriers, H Hᴴ / N. [B, M, N] → [B, M, M] complex64."""
     return torch.matmul(csi, csi.mH) / csi.shape[-1]
@@ -71,15 +154,20 @@ def normalize(x: Tensor, how: Normalization) -> Tensor:
     The magnitude is taken over the channels (real and imaginary part). A row or column without any power stays 0.
 
     Args:
-        x: [B, C, M, N].
+        x: [B, C, M, N]; not negative where C is 1.
         how: ``antenna`` (each row), ``subcarrier`` (each column), ``matrix``, or ``none``.
     """
     if how == "none":
         return x
-    magnitude = x.abs() if x.shape[1] == 1 else x.square().sum(dim=1, keepdim=True).sqrt()
+    magnitude = x if x.shape[1] == 1 else x.square().sum(dim=1, keepdim=True).sqrt()
     over = {"antenna": (-1,), "subcarrier": (-2,), "matrix": (-2, -1)}[how]
     largest = magnitude.amax(dim=over, keepdim=True)
-    return torch.where(largest > 0, x / largest.clamp_min(torch.finfo(x.dtype).tiny), torch.zeros_like(x))
+    return x / torch.where(largest > 0, largest, torch.ones_like(largest))
+
+
+def reference_amplitude(carrier_hz: float) -> float:
+    """Free-space path gain at 100 m: what fingerprints are relative to."""
+    return SPEED_OF_LIGHT_M_S / carrier_hz / (4 * math.pi * REFERENCE_DISTANCE_M)
 
 
 def fingerprint(
@@ -98,8 +186,7 @@ def fingerprint(
     Returns:
         [B, C, M, N] float32 (``scm``: [B, 2, M, M]).
     """
-    reference = SPEED_OF_LIGHT_M_S / carrier_hz / (4 * math.pi * REFERENCE_DISTANCE_M)
-    csi = csi / reference
+    csi = csi / reference_amplitude(carrier_hz)
     if kind == "adp":
         image = angle_delay_profile(csi, antennas)[:, None]
     elif kind == "rcsi":

@@ -186,4 +186,6 @@ def _show(value: Any) -> str:
         return "–".join(str(bound) for bound in value["uniform"])
     if isinstance(value, list | tuple):
         return "×".join(str(item) for item in value)
+    if value is None:
+        return "default"
     return str(value) if not isinstance(value, dict) else canonical_json(value)

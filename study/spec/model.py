@@ -368,6 +368,9 @@ class StudySpec(_Frozen):
 
         problems: list[InvalidValue] = []
         cells = expand(self, check=False)
+        for cell in cells:
+            if (reason := _contradiction(cell.config)) is not None:
+                raise InvalidValues([InvalidValue(f"{reason} (cell {cell.label!r})", at=("axes",))])
         combinations = expand(self, check=False, excluded=True)
         for i, search in enumerate(self.search):
             matched = [cell for cell in combinations if cell.trained and matches(cell.config, search.when)]
@@ -381,7 +384,9 @@ class StudySpec(_Frozen):
                 )
                 continue
             for path in search.space:
-                if all(config_value(cell.resolve(), path) is None for cell in matched):
+                # What is excluded may be what contradicts itself.
+                sound = [cell for cell in matched if _contradiction(cell.config) is None]
+                if all(config_value(cell.resolve(), path) is None for cell in sound):
                     names = ", ".join(dict.fromkeys(cell.method for cell in matched))
                     problems.append(
                         InvalidValue(
@@ -433,6 +438,16 @@ class StudySpec(_Frozen):
         if problems:
             raise InvalidValues(problems)
         return self
+
+
+def _contradiction(config: Mapping[str, Any]) -> str | None:
+    """Why values that are allowed one by one cannot stand together, None where they can."""
+    try:
+        TrialConfiguration.model_validate_json(json.dumps(config), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return str(first["msg"]).removeprefix("Value error, ")
+    return None
 
 
 def key_paths() -> list[str]:

@@ -29,7 +29,7 @@ MethodName = Literal["MEAN", "KNN", "DCNN", "TL", "RDA", "MDA", "HDA"]
 
 # A change of what a configuration means (a loss, a default that is not written down) needs a new number here:
 # old results then no longer answer for new trials.
-KEY_VERSION = 1
+KEY_VERSION = 2
 
 
 class _Settings(BaseModel):
@@ -112,6 +112,7 @@ class TrialConfiguration(_Settings):
         settings = METHOD_SETTINGS[self.method]
         values = self.model_dump(mode="json", by_alias=True)
         given = {key: value for key, value in values["objective"].items() if value is not None}
+        values["split"] = self.split.resolved()
         values["objective"] = {key: given.get(key, default) for key, default in settings.objective_defaults().items()}
         if not settings.twin:
             del values["branches"]

@@ -1,5 +1,7 @@
 """Channels and fingerprints against a direct float64 evaluation of the paper's equations."""
 
+import os
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from study.data.fingerprints import (
     angle_delay_profile,
     fingerprint,
     normalize,
+    path_profile,
 )
+from study.data.synthesis import Fingerprints, PathSamples, free_memory_bytes, kept_or_made, synthesize
 from study.data.system import SystemConfiguration, fingerprint_shape
 
 SYSTEMS = st.fixed_dictionaries(
@@ -79,7 +83,75 @@ def test_csi_and_adp_agree_with_the_equations_to_1e_5(system: dict) -> None:  # 
     truth = _direct_csi(paths, bandwidth, n, antennas)
     assert csi.shape == truth.shape
     assert _relative(csi, truth) < 1e-5
-    assert _relative(angle_delay_profile(csi, antennas), _direct_adp(truth, antennas)) < 1e-5
+    profile = _direct_adp(truth, antennas)
+    assert _relative(angle_delay_profile(csi, antennas), profile) < 1e-5
+    array = {"bandwidth_hz": bandwidth, "subcarriers": n, "antennas": antennas}
+    assert _relative(path_profile(*paths, **array), profile) < 1e-5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("n", [2, 5, 8, 64])
+@pytest.mark.parametrize("away", [0.0, 1e-9, -1e-9, 1e-4, -1e-4, 0.499999, 0.5])
+def test_the_profile_of_paths_that_arrive_on_or_near_a_bin(n: int, away: float) -> None:
+    """Where the kernel is 0/0, or nearly: a path in each bin, moved by a share of a bin, and the window's two ends."""
+    bandwidth = 100e6
+    bins = np.arange(-1, n + 1)
+    delay = (bins + away) % n / bandwidth
+    paths = (
+        torch.ones(len(bins), 1, dtype=torch.complex64),
+        torch.from_numpy(delay[:, None]),
+        torch.full((len(bins), 1), np.pi / 2),
+        torch.zeros(len(bins), 1),
+    )
+    profile = path_profile(*paths, bandwidth_hz=bandwidth, subcarriers=n, antennas=(4, 1))
+    truth = _direct_adp(_direct_csi(paths, bandwidth, n, (4, 1)), (4, 1))
+    assert torch.isfinite(profile).all()
+    assert _relative(profile, truth) < 1e-5
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.sampled_from(["adp", "rcsi", "rcsi_stacked", "scm"]),
+    st.sampled_from(["antenna", "subcarrier", "matrix", "none"]),
+    st.sampled_from(["wrap", "drop"]),
+    st.integers(0, 999),
+)
+def test_synthesis_is_the_fingerprint_of_the_channel(kind: str, how: str, excess: str, seed: int) -> None:
+    system = SystemConfiguration.model_validate(
+        {"subcarriers": 16, "antennas": [4, 2], "fingerprint": kind, "normalization": how, "excess_delay": excess}
+    )
+    paths = _paths(seed, 6, batch=5)
+    csi = channel_response(
+        *paths, bandwidth_hz=100e6, subcarriers=16, antennas=(4, 2), excess_delay=system.excess_delay
+    )
+    expected = fingerprint(csi, system.fingerprint, system.normalization, antennas=(4, 2), carrier_hz=CARRIER_HZ)
+    found = synthesize(*paths, system, CARRIER_HZ)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5 * float(expected.abs().max()))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 299), max_size=300), st.integers(1, 4))
+def test_fingerprints_do_not_depend_on_what_is_asked_with_them(rows: list[int], most: int) -> None:
+    system = SystemConfiguration(subcarriers=8, antennas=(2, 2))
+    paths = _paths(1, 4, batch=300)
+    count = torch.from_numpy(np.random.default_rng(2).integers(1, most, 300, endpoint=True))
+    samples = PathSamples(*paths, count, system, CARRIER_HZ)
+    index = torch.tensor(rows, dtype=torch.int64)
+    kept = kept_or_made(samples, samples.fingerprint_bytes)
+    assert isinstance(kept, torch.Tensor)
+    assert kept.shape == samples.shape
+    assert kept_or_made(samples, samples.fingerprint_bytes - 1) is samples
+    for source in (samples, kept):
+        some = Fingerprints(source, index)
+        assert some.shape == (len(rows), 1, 4, 8)
+        torch.testing.assert_close(some[:], kept[index], rtol=1e-5, atol=1e-6)
+        parts = list(some.split(7))
+        assert all(len(part) == 7 for part in parts[:-1])
+        torch.testing.assert_close(torch.cat(parts) if rows else some[:], kept[index], rtol=1e-5, atol=1e-6)
+
+
+def test_free_memory_is_some_and_not_all() -> None:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 2**20 < free_memory_bytes(torch.device("cpu")) < total
 
 
 def test_one_path_from_a_beam_direction_fills_one_bin() -> None:

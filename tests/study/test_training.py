@@ -13,9 +13,8 @@ import torch
 from conftest import SMALL_BASE
 
 from models.settings import METHOD_SETTINGS, TRAINED_METHODS
-from study.data.dataset import SiteData
+from study.data.dataset import DomainData, SiteData
 from study.data.site import open_site
-from study.data.system import SystemConfiguration, UniformPaths
 from study.errors import ConfigurationError
 from study.execution import run_trial
 from study.metrics import Predictions, accuracy, confusion_matrix, rmse_m
@@ -95,7 +94,7 @@ def test_the_same_seed_repeats_and_another_does_not(method: str, data: SiteData)
 def test_labels_of_the_test_scenes_cannot_reach_training(method: str, data: SiteData) -> None:
     """With other labels in the target scenes, training and selection are the same to the last digit."""
     other = SiteData(data.site)
-    table = data.table
+    table = data.site.read_paths(range(6))
     condition = table.condition.copy()
     condition[4:] = (condition[4:] + 1) % 3
     other._table = dataclasses.replace(table, condition=condition)
@@ -112,7 +111,7 @@ def test_the_training_data_hold_no_target_labels(data: SiteData) -> None:
     config = TrialConfiguration.model_validate({"method": "HDA", **SMALL_BASE})
     parts = data.prepare(config.system, config.split, coordinate_scale_m=30.0)
     assert parts.training.target._fields == ("fingerprint",)
-    assert torch.equal(parts.training.target.fingerprint, parts.test.fingerprint)
+    assert torch.equal(parts.training.target.fingerprint[:], parts.test.fingerprint[:])
     assert len(parts.training.source.position) == 3 * 160
 
 
@@ -121,7 +120,7 @@ def test_the_target_can_be_the_validation_scenes(data: SiteData) -> None:
         {"method": "HDA", **SMALL_BASE, "split": {**SMALL_BASE["split"], "target": "validation"}}
     )
     parts = data.prepare(config.system, config.split, coordinate_scale_m=30.0)
-    assert torch.equal(parts.training.target.fingerprint, parts.validation.fingerprint)
+    assert torch.equal(parts.training.target.fingerprint[:], parts.validation.fingerprint[:])
 
 
 def test_one_scale_for_all_axes_keeps_the_metric(data: SiteData) -> None:
@@ -192,15 +191,70 @@ def test_training_beats_the_mean_position(data: SiteData) -> None:
     assert trained < mean / 2
 
 
+def _fingerprints(data: SiteData, **changes: dict[str, Any]) -> torch.Tensor:
+    config = TrialConfiguration.model_validate(_trial("HDA", **changes).config)
+    parts = data.prepare(config.system, config.split, coordinate_scale_m=30.0)
+    return parts.test.fingerprint[:]
+
+
 def test_variable_paths_are_drawn_once_for_all_trials(data: SiteData) -> None:
-    system = SystemConfiguration(subcarriers=16, antennas=(4, 4), paths=UniformPaths(uniform=(10, 25)))
-    first = data.fingerprints(system, 0).clone()
-    data.fingerprints(system, 1)
-    assert torch.equal(first, data.fingerprints(system, 0))
-    assert not torch.equal(first, data.fingerprints(system, 1))
-    fixed = data.fingerprints(system.model_copy(update={"paths": 25}), 0)
-    same = (first == fixed).flatten(2).all(2).float().mean()
+    drawn = {"paths": {"uniform": [10, 25]}}
+    first = _fingerprints(data, system=drawn)
+    assert not torch.equal(first, _fingerprints(data, system=drawn, split={"data_seed": 1}))
+    assert torch.equal(first, _fingerprints(data, system=drawn))
+    same = (first == _fingerprints(data, system={"paths": 25})).flatten(1).all(1).float().mean()
     assert 0 < same < 0.5  # one in sixteen draws all 25, and some rows have fewer
+    # The same scene at the same positions has the same channels in another split.
+    shifted = _fingerprints(data, system=drawn, split={"train_scenes": 2, "validation_scenes": 2})
+    assert torch.equal(first, shifted)
+    some = _fingerprints(data, system=drawn, split={"area": [-100, 100, -20, 0]})
+    assert len(some) < len(first)
+    assert {tuple(image.flatten().tolist()) for image in some} < {tuple(image.flatten().tolist()) for image in first}
+
+
+@pytest.mark.parametrize("method", ["HDA", "KNN"])
+def test_fingerprints_that_do_not_fit_are_made_for_each_batch(method: str, data: SiteData) -> None:
+    small = SiteData(data.site, fingerprint_bytes=100_000)
+    records, kept = _run(_trial(method), data)
+    again, made = _run(_trial(method), small)
+    assert (kept.row["fingerprints"], made.row["fingerprints"]) == ("kept", "per batch")
+    for one, two in zip(records, again, strict=True):
+        assert one.train_loss == pytest.approx(two.train_loss, rel=1e-3)
+    assert made.row["test_rmse_m"] == pytest.approx(kept.row["test_rmse_m"], rel=1e-3)
+
+
+def test_labelled_scenes_take_labels_away_and_nothing_else(data: SiteData) -> None:
+    def parts(**split: Any) -> DomainData:
+        config = TrialConfiguration.model_validate(_trial("HDA", split=split).config)
+        return data.prepare(config.system, config.split, coordinate_scale_m=30.0)
+
+    everything, some = parts(), parts(labelled_scenes=2)
+    assert len(some.training.source.position) == 2 * 160
+    assert torch.equal(some.training.source.fingerprint[:], everything.training.source.fingerprint[:][:320])
+    assert torch.equal(some.test.scene, everything.test.scene)
+    assert torch.equal(some.training.target.fingerprint[:], everything.training.target.fingerprint[:])
+
+
+@pytest.mark.parametrize("target", ["test", "validation"])
+def test_held_out_positions_never_train(data: SiteData, target: str) -> None:
+    split = {"positions": "held_out", "target": target, "held_out": {"block_m": 30.0}}
+    config = TrialConfiguration.model_validate(_trial("HDA", split=split).config)
+    parts = data.prepare(config.system, config.split, coordinate_scale_m=30.0)
+    trained = {tuple(place) for place in parts.frame.decode(parts.training.source.position).round().tolist()}
+    evaluated = [
+        {tuple(place) for place in part.position_m.round().tolist()} for part in (parts.validation, parts.test)
+    ]
+    assert trained.isdisjoint(evaluated[0] | evaluated[1])
+    assert evaluated[0].isdisjoint(evaluated[1])
+    chosen = parts.test if target == "test" else parts.validation
+    assert torch.equal(parts.training.target.fingerprint[:], chosen.fingerprint[:])
+    # Labels, positions and fingerprints still belong together.
+    row = {(int(s), int(i)): n for n, (s, i) in enumerate(zip(parts.test.scene, parts.test.index, strict=True))}
+    table = data.site.read_paths(sorted({scene for scene, _ in row}))
+    for (scene, index), n in list(row.items())[::7]:
+        at = int(np.flatnonzero(table.scene == scene)[0])
+        assert parts.test.condition[n] == table.condition[at, index]
+        assert parts.test.position_m[n].tolist() == table.position_m[index, :2].tolist()
 
 
 def test_binary_semantics_join_the_two_blocked_conditions(data: SiteData) -> None:

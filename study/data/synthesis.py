@@ -1,0 +1,161 @@
+"""Fingerprints of a site's samples, made when they are asked for, or made once and kept.
+
+    PathSamples      paths on a device; indexing makes fingerprints
+    Fingerprints     some samples of either kind, indexed like a tensor
+    kept_or_made     which kind fits the memory
+
+Shapes: R samples of the site that are used, n of one part, P paths, C × M × N fingerprint.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from study.data.channels import channel_response, strongest_paths
+from study.data.fingerprints import fingerprint, normalize, path_profile, reference_amplitude
+from study.data.system import SystemConfiguration, fingerprint_shape
+
+__all__ = ["Fingerprints", "PathSamples", "free_memory_bytes", "kept_or_made", "synthesize"]
+
+# Samples made at once: on a CPU what a core's cache holds, on a GPU what keeps it busy.
+_CHUNK = {"cpu": 128}
+_GPU_CHUNK = 4096
+
+
+def synthesize(
+    gain: Tensor,
+    delay_s: Tensor,
+    zenith_rad: Tensor,
+    azimuth_rad: Tensor,
+    system: SystemConfiguration,
+    carrier_hz: float,
+) -> Tensor:
+    """Paths → fingerprints, all at once.
+
+    Args:
+        gain: α [B, P] complex64; absent paths have gain 0.
+        delay_s, zenith_rad, azimuth_rad: delays in seconds and departure angles [B, P].
+        system: system configuration; its number of paths is not looked at.
+        carrier_hz: the site's carrier frequency.
+
+    Returns:
+        [B, C, M, N] float32.
+    """
+    array = {
+        "bandwidth_hz": system.bandwidth_mhz * 1e6,
+        "subcarriers": system.subcarriers,
+        "antennas": system.antennas,
+        "excess_delay": system.excess_delay,
+    }
+    if system.fingerprint == "adp":
+        relative = gain / reference_amplitude(carrier_hz)
+        profile = path_profile(relative, delay_s, zenith_rad, azimuth_rad, **array)  # type: ignore[arg-type]
+        return normalize(profile[:, None], system.normalization)
+    csi = channel_response(gain, delay_s, zenith_rad, azimuth_rad, **array)  # type: ignore[arg-type]
+    return fingerprint(csi, system.fingerprint, system.normalization, antennas=system.antennas, carrier_hz=carrier_hz)
+
+
+@dataclass(frozen=True)
+class PathSamples:
+    """Paths of R samples on a device; indexing makes their fingerprints.
+
+    Attributes:
+        gain: [R, P] complex64.
+        delay_s, zenith_rad, azimuth_rad: [R, P] float32.
+        paths: how many of the strongest paths each sample has, [R].
+        system: system configuration.
+        carrier_hz: the site's carrier frequency.
+    """
+
+    gain: Tensor
+    delay_s: Tensor
+    zenith_rad: Tensor
+    azimuth_rad: Tensor
+    paths: Tensor
+    system: SystemConfiguration
+    carrier_hz: float
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of all fingerprints, [R, C, M, N]."""
+        return torch.Size((len(self.gain), *fingerprint_shape(self.system)))
+
+    @property
+    def fingerprint_bytes(self) -> int:
+        """Memory that all fingerprints would take."""
+        return self.shape.numel() * 4
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Fingerprints of some samples, [n, C, M, N] float32."""
+        images = self.gain.new_empty((len(rows), *self.shape[1:]), dtype=torch.float32)
+        chunk = _CHUNK.get(self.gain.device.type, _GPU_CHUNK)
+        for start in range(0, len(rows), chunk):
+            part = rows[start : start + chunk]
+            images[start : start + chunk] = synthesize(
+                strongest_paths(self.gain[part], self.paths[part]),
+                self.delay_s[part],
+                self.zenith_rad[part],
+                self.azimuth_rad[part],
+                self.system,
+                self.carrier_hz,
+            )
+        return images
+
+
+class Fingerprints:
+    """Some samples of a larger number, indexed like a tensor [n, C, M, N]. Nothing is copied before it is asked for.
+
+    Args:
+        source: all samples, as fingerprints [R, C, M, N] or as paths.
+        rows: which of them, [n].
+    """
+
+    def __init__(self, source: Tensor | PathSamples, rows: Tensor) -> None:
+        self._source, self._rows = source, rows
+        self.shape = torch.Size((len(rows), *source.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        """Fingerprints of some samples, [m, C, M, N]."""
+        return self._source[self._rows[index]]
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All samples in their order, ``size`` at a time."""
+        for rows in self._rows.split(size):
+            yield self._source[rows]
+
+
+def kept_or_made(samples: PathSamples, budget_bytes: int) -> Tensor | PathSamples:
+    """All fingerprints, made once, where they fit the budget; otherwise the paths, which make them for each batch.
+
+    Paths are about 20 times smaller than 64 × 64 fingerprints. Making a batch costs less than training on it.
+    """
+    if samples.fingerprint_bytes > budget_bytes:
+        return samples
+    return samples[torch.arange(len(samples.gain), device=samples.gain.device)]
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Memory that is free on a device; on a CPU within the limit of its control group, if it has one."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, int(limit) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass  # another system, or no such group: what is known by now has to do
+    return max(0, free)
