@@ -1,28 +1,53 @@
-"""Path → fingerprint synthesis in samples per second, against a plain numpy evaluation in the same run.
+"""Paths → fingerprints in samples per second: ours, plain numpy and deepmimo's generator, on the same paths and cores.
 
-    python benchmarks/synthesis.py [--antennas 8 8] [--subcarriers 64]
+    python benchmarks/synthesis.py [--antennas 8 8] [--subcarriers 64] [--threads 1] [--device cpu]
 
-The plain evaluation is Eq. (1) and Eqs. (5, 6) for one sample after the other in numpy: steering vectors, a sum over
-the paths, the Kronecker product of the two DFT matrices. Both work on the same paths of the embedded site, and with the
-same number of threads.
+* plain numpy is Eq. (1) and Eqs. (5, 6) for one sample after the other: steering vectors, a sum over the paths, the
+  Kronecker product of the two DFT matrices.
+* deepmimo's generator makes channels (Eq. 1) and no fingerprints. It is measured where an environment has it: that of
+  STUDY_DEEPMIMO_PYTHON, or .venv-deepmimo (`make .venv-deepmimo/.installed`).
+* Rates are the medians of several rounds in which all take their turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 
-# numpy's linear algebra reads it when it is loaded; the command line may set it to compare more threads.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+ROOT = Path(__file__).parents[1]
+ROUNDS = 5
+SAMPLES, FEW = 8192, 256
 
-import numpy as np
-import torch
 
-from study.data.channels import channel_response
-from study.data.fingerprints import fingerprint
-from study.data.site import open_site
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--antennas", type=int, nargs=2, default=(8, 8))
+    parser.add_argument("--subcarriers", type=int, default=64)
+    parser.add_argument("--bandwidth-mhz", type=float, default=100.0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    return parser.parse_args()
+
+
+arguments = parse()
+# numpy's linear algebra reads it when it is loaded, here and in deepmimo's process.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(arguments.threads)
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from study.data.channels import channel_response  # noqa: E402
+from study.data.dataset import path_samples  # noqa: E402
+from study.data.site import open_site  # noqa: E402
+from study.data.system import SystemConfiguration  # noqa: E402
 
 
 def plain(paths: list[np.ndarray], bandwidth: float, n: int, antennas: tuple[int, int]) -> np.ndarray:
@@ -44,40 +69,70 @@ def plain(paths: list[np.ndarray], bandwidth: float, n: int, antennas: tuple[int
     return np.stack(images)
 
 
+def deepmimo_python() -> str | None:
+    named = os.environ.get("STUDY_DEEPMIMO_PYTHON")
+    found = ROOT / ".venv-deepmimo" / "bin" / "python"
+    return named or (str(found) if found.exists() else None)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--antennas", type=int, nargs=2, default=(8, 8))
-    parser.add_argument("--subcarriers", type=int, default=64)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    arguments = parser.parse_args()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    antennas, n, bandwidth = tuple(arguments.antennas), arguments.subcarriers, 100e6
+    torch.set_num_threads(arguments.threads)
+    antennas, n, bandwidth = tuple(arguments.antennas), arguments.subcarriers, arguments.bandwidth_mhz * 1e6
     site = open_site("canyon_small")
     table = site.read_paths()
-    columns = [x.reshape(-1, x.shape[-1]) for x in (table.gain, table.delay_s, table.zenith_rad, table.azimuth_rad)]
+    names = ("gain", "delay_s", "zenith_rad", "azimuth_rad")
+    columns = [getattr(table, name).reshape(-1, table.gain.shape[-1])[:SAMPLES] for name in names]
+    system = SystemConfiguration(bandwidth_mhz=arguments.bandwidth_mhz, subcarriers=n, antennas=antennas)
+    samples = path_samples(table, system, 0, site.carrier_hz, arguments.device)
+    rows = torch.arange(SAMPLES, device=arguments.device)
 
-    few = [x[:256] for x in columns]
-    began = time.perf_counter()
-    truth = plain(few, bandwidth, n, antennas)
-    baseline = len(truth) / (time.perf_counter() - began)
+    def wait() -> None:
+        if arguments.device != "cpu":
+            torch.cuda.synchronize()
 
-    tensors = [torch.from_numpy(x).to(arguments.device) for x in columns]
+    def channels() -> None:
+        for start in range(0, SAMPLES, 128):
+            part = [
+                x[start : start + 128] for x in (samples.gain, samples.delay_s, samples.zenith_rad, samples.azimuth_rad)
+            ]
+            channel_response(*part, bandwidth_hz=bandwidth, subcarriers=n, antennas=antennas)  # type: ignore[arg-type]
 
-    def batch(start: int, size: int = 1024) -> torch.Tensor:
-        gain, delay, theta, phi = (x[start : start + size] for x in tensors)
-        csi = channel_response(gain, delay, theta, phi, bandwidth_hz=bandwidth, subcarriers=n, antennas=antennas)
-        return fingerprint(csi, "adp", "antenna", antennas=antennas, carrier_hz=site.carrier_hz)
+    truth = plain([x[:FEW] for x in columns], bandwidth, n, antennas)
+    error = np.abs(samples[rows[:FEW]][:, 0].cpu().numpy() - truth).max()
+    rates: dict[str, list[float]] = {}
 
-    error = np.abs(batch(0, 256)[:, 0].cpu().numpy() - truth).max()
-    began, samples = time.perf_counter(), 0
-    for start in range(0, 8 * 1024, 1024):
-        samples += len(batch(start))
-    if arguments.device != "cpu":
-        torch.cuda.synchronize()
-    found = samples / (time.perf_counter() - began)
-    print(f"{antennas[0]} × {antennas[1]} antennas, {n} subcarriers, {table.gain.shape[-1]} paths")
-    print(f"{'plain numpy':12} {baseline:10.0f} samples/s   × 1.0")
-    print(f"{'batched':12} {found:10.0f} samples/s   × {found / baseline:.1f}   largest difference {error:.1e}")
+    def measure(name: str, count: int, work: Callable[[], object]) -> None:
+        began = time.perf_counter()
+        work()
+        wait()
+        rates.setdefault(name, []).append(count / (time.perf_counter() - began))
+
+    other = deepmimo_python()
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/paths.npz", **dict(zip(names, columns, strict=True)))
+        command = [str(x) for x in (other, ROOT / "benchmarks" / "deepmimo_generator.py", f"{folder}/paths.npz")]
+        command += [str(x) for x in (*antennas, n, bandwidth, 2)]
+        for _ in range(ROUNDS):
+            measure("plain numpy, fingerprints", FEW, lambda: plain([x[:FEW] for x in columns], bandwidth, n, antennas))
+            measure("ours, channels", SAMPLES, channels)
+            measure("ours, fingerprints", SAMPLES, lambda: samples[rows])
+            if other is not None:
+                run = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+                if run.returncode:
+                    sys.exit(f"deepmimo's generator failed:\n{run.stderr}")
+                told = json.loads(run.stdout.splitlines()[-1])
+                rates.setdefault("deepmimo, channels", []).append(SAMPLES / min(told["seconds"]))
+    print(
+        f"{antennas[0]} × {antennas[1]} antennas, {n} subcarriers, {table.gain.shape[-1]} paths; {arguments.threads} "
+        f"threads; largest difference of a normalized fingerprint to float64: {error:.1e}"
+    )
+    middle = {name: statistics.median(found) for name, found in rates.items()}
+    base = middle.get("deepmimo, channels", middle["plain numpy, fingerprints"])
+    for name, rate in middle.items():
+        low, high = min(rates[name]), max(rates[name])
+        print(f"{name:26} {rate:10,.0f} samples/s ({low:,.0f} – {high:,.0f})  × {rate / base:.1f}")
+    if other is None:
+        print("deepmimo is not installed: × is to plain numpy")
 
 
 if __name__ == "__main__":

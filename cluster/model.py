@@ -105,8 +105,8 @@ class Cluster(_Frozen):
         None,
         ge=0,
         le=10_000_000,
-        description="memory in which a trial may keep its fingerprints, which it otherwise makes for each batch; half of "
-        "its share of what is free when left out",
+        description="memory in which a trial may keep its fingerprints, which it otherwise makes for each batch; half "
+        "of its share of what is free when left out",
     )
     trial_time_limit_s: float | None = Field(None, gt=0, description="seconds after which a trial is stopped")
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup, escape
 
 from reports import tables
-from reports.figures import FIGURES, INK, PAPER, Figure, Missing, method_colours
+from reports.drawing import INK, PAPER, Figure
+from reports.figures import FIGURES, Missing, method_colours
 from reports.pages import template
 from reports.results import STATES, Results, load_results, value_label
 from reports.tables import Table

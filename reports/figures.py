@@ -1,42 +1,30 @@
-"""The figures of a report as SVG, PNG and CSV; the only module of ``reports`` that imports matplotlib.
+"""The figures of a report as SVG, PNG and CSV.
 
-Figures are drawn on ``Figure`` objects, never through pyplot: no global state, no window, no leak. A method has one
-colour, line style and marker in every figure; line styles differ, so that a grey print can be read.
+A method has one colour, line style and marker in every figure; line styles differ, so that a grey print can be read.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from reports.comparison import Comparison, Side, compare, interval_of
+from reports.drawing import INK, WIDTH, Figure, as_csv, drawing
 from reports.results import LAMBDA, METHODS, REFERENCES, Results, StudyCell, Trial, configuration_label
 from reports.tables import distance_decimals
 from study.selection import config_value
 
-__all__ = ["FIGURES", "INK", "PAPER", "Figure", "Missing", "cdf", "lambda_sweep", "learning_curves", "method_colours"]
-
-INK = "#1b1f24"
-"""The colour of text and axes; the page replaces it by the colour of its text."""
-
-PAPER = '<rect width="100%" height="100%" fill="white"/>'
-"""The background of an SVG file; the page removes it."""
+__all__ = ["FIGURES", "Missing", "cdf", "lambda_sweep", "learning_curves", "method_colours"]
 
 _MAX_PANELS = 6
-_WIDTH = 7.1  # inches; the text width of an A4 page with the report's margins
 _CURVE_POINTS = 240
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; references are grey.
@@ -49,18 +37,6 @@ _STYLES: Mapping[str, tuple[str, Any, str]] = {
     "MDA": ("#0072b2", (0, (7, 1.8)), "D"),
     "HDA": ("#d55e00", "solid", "o"),
 }
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A finished figure: ``svg`` and ``png`` as files hold them, ``data`` as CSV."""
-
-    name: str
-    caption: str
-    alt_text: str
-    svg: str
-    png: bytes
-    data: str
 
 
 @dataclass(frozen=True)
@@ -94,7 +70,7 @@ def cdf(results: Results) -> Figure | Missing:
     rows: list[tuple[str, str, float, float]] = []
     worst = 0.0
     cut: set[str] = set()
-    with _drawing() as draw:
+    with drawing() as draw:
         canvas, axes = _grid(len(curves), height=2.75 if len(curves) == 1 else 2.1)
         for axis, (name, members) in zip(axes, curves.items(), strict=True):
             for cell, errors, _ in members:
@@ -144,7 +120,7 @@ def cdf(results: Results) -> Figure | Missing:
         for name, members in curves.items()
     )
     data = pd.DataFrame(rows, columns=["configuration", "method", "share", "error_m"])
-    return Figure("cdf", caption, alt, svg, png, _csv(data))
+    return Figure("cdf", caption, alt, svg, png, as_csv(data))
 
 
 def lambda_sweep(results: Results) -> Figure | Missing:
@@ -160,11 +136,11 @@ def lambda_sweep(results: Results) -> Figure | Missing:
         *([("test_accuracy", "Test accuracy")] if accuracy else []),
     ]
     rows: list[dict[str, object]] = []
-    with _drawing() as draw:
+    with drawing() as draw:
         # One configuration: four roomy panels. Several: one row each, so that columns compare.
         columns = 2 if len(shown) == 1 else len(metrics) + 1
         lines = math.ceil((len(metrics) + 1) / columns) * len(shown)
-        canvas = Canvas(figsize=(_WIDTH, 2.05 * lines + 0.35), layout="constrained")
+        canvas = Canvas(figsize=(WIDTH, 2.05 * lines + 0.35), layout="constrained")
         axes = canvas.subplots(lines, columns, squeeze=False).ravel().tolist()
         per_pair = len(axes) // len(shown)
         for number, pair in enumerate(shown):
@@ -188,7 +164,7 @@ def lambda_sweep(results: Results) -> Figure | Missing:
     )
     decimals = distance_decimals(results)
     data = pd.DataFrame(rows)
-    return Figure("lambda_sweep", caption, _sweep_words(shown, decimals), svg, png, _csv(data))
+    return Figure("lambda_sweep", caption, _sweep_words(shown, decimals), svg, png, as_csv(data))
 
 
 def learning_curves(results: Results) -> Figure | Missing:
@@ -205,11 +181,11 @@ def learning_curves(results: Results) -> Figure | Missing:
     learned = any(_variances(table) for members in curves.values() for _, stored in members for _, table in stored)
 
     tables: list[pd.DataFrame] = []
-    with _drawing() as draw:
+    with drawing() as draw:
         columns = 2 if learned else 1
         if learned:
             canvas = Canvas(
-                figsize=(_WIDTH, (2.6 if len(curves) == 1 else 2.0) * len(curves) + 0.35), layout="constrained"
+                figsize=(WIDTH, (2.6 if len(curves) == 1 else 2.0) * len(curves) + 0.35), layout="constrained"
             )
             grid = canvas.subplots(len(curves), columns, squeeze=False, width_ratios=[1.5, 1.0])
             axes = grid.ravel().tolist()
@@ -252,7 +228,7 @@ def learning_curves(results: Results) -> Figure | Missing:
     data = pd.concat(tables, ignore_index=True)
     order = ["configuration", "method", "seed", "epoch", "validation_rmse_m", "log_var_position", "log_var_condition"]
     data = data[[column for column in order if column in data.columns and not data[column].isna().all()]]
-    return Figure("learning_curves", caption, alt, svg, png, _csv(data))
+    return Figure("learning_curves", caption, alt, svg, png, as_csv(data))
 
 
 FIGURES: Mapping[str, Callable[[Results], Figure | Missing]] = {
@@ -462,7 +438,7 @@ def _grid(count: int, height: float) -> tuple[Canvas, list[Axes]]:
     columns = 1 if count == 1 else 2 if count in (2, 4) else 3
     rows = math.ceil(count / columns)
     # One panel alone would be stretched over the whole width; five inches keep its shape.
-    canvas = Canvas(figsize=(_WIDTH if columns > 1 else 5.6, height * rows + 0.35), layout="constrained")
+    canvas = Canvas(figsize=(WIDTH if columns > 1 else 5.6, height * rows + 0.35), layout="constrained")
     axes = canvas.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
     for axis in axes[count:]:
         axis.set_visible(False)
@@ -488,53 +464,6 @@ def _legend(canvas: Canvas, axes: Sequence[Axes], curves_of: Sequence[str] = ())
 def _panel_title(axis: Axes, name: str) -> None:
     if name:
         axis.set_title(name, loc="left", fontsize=8)
-
-
-@contextlib.contextmanager
-def _drawing() -> Iterator[Callable[[Canvas, str], tuple[str, bytes]]]:
-    """The settings of every figure; yields the function that writes one."""
-    settings: Any = {
-        "font.family": ["DejaVu Sans"],  # ships with matplotlib, so that layouts agree on every machine
-        "font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 8,
-        "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": INK,
-        "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5,
-        "ytick.major.size": 2.5, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-        "grid.color": INK, "grid.alpha": 0.1, "grid.linewidth": 0.5, "axes.axisbelow": True, "lines.linewidth": 1.5,
-        "axes.facecolor": "none", "savefig.dpi": 160,
-        # Text stays text: small, searchable and in the reader's own font.
-        "svg.fonttype": "none",
-        # A "$" in a name is a dollar sign, not a formula.
-        "text.parse_math": False, "axes.formatter.use_mathtext": False,
-    }  # fmt: skip
-
-    def write(canvas: Canvas, name: str) -> tuple[str, bytes]:
-        FigureCanvasAgg(canvas)
-        picture, drawing = io.BytesIO(), io.StringIO()
-        canvas.savefig(picture, format="png", facecolor="white")
-        # The salt gives the same ids in every build, and different ones in every figure of a page.
-        with mpl.rc_context({"svg.hashsalt": name}):
-            canvas.savefig(
-                drawing,
-                format="svg",
-                transparent=True,
-                metadata={"Date": None, "Creator": None, "Type": None, "Format": None},
-            )
-        return _clean_svg(drawing.getvalue(), name), picture.getvalue()
-
-    with mpl.rc_context(settings):
-        yield write
-
-
-def _clean_svg(svg: str, name: str) -> str:
-    """Without prologue and metadata, with ids that are unique on a page, in the reader's font."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(?<=[ ])id="([^"<>]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r'href="#([^"<>]+)"', rf'href="#{name}-\1"', svg)
-    svg = re.sub(r"url\(#([^()]+)\)", rf"url(#{name}-\1)", svg)
-    svg = svg.replace("'DejaVu Sans'", "system-ui, -apple-system, 'Segoe UI', sans-serif")
-    # A file is read on its own, perhaps in a dark viewer: it brings its paper. The page takes it away again.
-    return re.sub(r"(<svg[^>]*>)", rf"\1{PAPER}", svg, count=1)
 
 
 # ------------------------------------------------------------------------------------------------- words
@@ -600,7 +529,3 @@ def _range(counts: Sequence[int]) -> str:
     if not counts:
         return "0"
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} – {counts[-1]}"
-
-
-def _csv(data: pd.DataFrame) -> str:
-    return data.to_csv(index=False, float_format="%.10g", lineterminator="\n")

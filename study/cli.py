@@ -20,9 +20,10 @@ import typer
 from rich.console import Console
 
 from study import __version__
-from study.errors import ResultsError, SpecError, StudyError
+from study.errors import DataError, ResultsError, SpecError, StudyError
 
 if TYPE_CHECKING:
+    from study.data.site import Site
     from study.spec.model import StudySpec
 
 __all__ = ["app", "main"]
@@ -261,32 +262,101 @@ def data_list() -> None:
 
 @data_app.command("info")
 def data_info(
-    site: Annotated[str, typer.Argument(help="A shipped site's name, or a site's folder.")], as_json: JsonOption = False
+    site: Annotated[str, typer.Argument(help="A shipped site's name, or a site's folder.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="Where --html writes the page; SITE's name.html in this folder by default.")
+    ] = None,
+    as_json: JsonOption = False,
+    as_html: Annotated[bool, typer.Option("--html", help="Also write a page with maps and figures (FILE).")] = False,
 ) -> None:
     """Positions, scenes, conditions, delay and angle spreads, solver settings and hash of a site."""
     from study.data.site import open_site
     from study.data.summary import site_summary
 
-    summary = site_summary(open_site(site))
+    if file is not None and not as_html:
+        raise DataError(f"{str(file)!r} is one argument too many", fix="put --html before it to write the page there")
+    found = open_site(site)
+    target = _write_site_page(found, file) if as_html else None
+    summary = target[0] if target else site_summary(found)
     if as_json:
         print(json.dumps(summary, indent=1))
     else:
-        _show_mapping(Console(soft_wrap=True, highlight=False), summary)
+        _show_site(Console(soft_wrap=True, highlight=False), summary)
+    if target is not None:
+        print(f"page: {target[1]}", file=sys.stderr if as_json else sys.stdout)
 
 
 @data_app.command("trace")
 def data_trace(
     scenario: Annotated[str, typer.Argument(help="Scenario file, or the name of a shipped one.")],
     out: Annotated[Path, typer.Option(help="Folder of the new site; a trace that was cut short goes on there.")],
+    cluster: Annotated[str, typer.Option(help="Cluster file: a YAML file, or the name of a shipped one.")] = "local",
+    scenes: Annotated[int | None, typer.Option(min=1, help="Trace only the first so many scenes, for a trial.")] = None,
 ) -> None:
-    """Trace a site with Sionna RT (extra `trace`)."""
-    from study.console import show_tracing
+    """Trace a site with Sionna RT (extra `trace`), one Ray task for each scene."""
+    from cluster.loading import load_cluster
+    from study.console import TraceDisplay
     from study.data.scenario import load_scenario
-    from study.data.tracing import trace_site
+    from study.resources import find_cluster
+
+    loaded = load_scenario(scenario)
+    if scenes is not None:
+        loaded = loaded.first_scenes(scenes)
+    cluster_path = find_cluster(cluster)
+    machines = load_cluster(cluster_path)
+    console = Console(soft_wrap=True, highlight=False)
+    from study.site_tracing import trace_site  # imports Ray, which takes a second
+
+    with _Interruption() as interruption, TraceDisplay(console) as display:
+
+        def should_stop() -> bool:
+            display.stopping = interruption.requested.is_set()
+            return display.stopping
+
+        site = trace_site(
+            loaded, out, machines, cluster_source=str(cluster_path), observer=display, should_stop=should_stop
+        )
+    if site is None:
+        console.print(f"stopped; finished scenes are in {out}.partial. To go on, run the same command again.")
+        raise typer.Exit(130)
+    console.print(f"site {site.name} in {site.folder}")
+
+
+@data_app.command("import-deepmimo")
+def data_import_deepmimo(
+    folder: Annotated[Path, typer.Argument(help="The scenario's folder, with a folder for each scene (O2_dyn_3p5).")],
+    out: Annotated[Path, typer.Option(help="Folder of the new site.")],
+    base_station: Annotated[int, typer.Option(min=1, help="Number of the base station.")] = 1,
+    grid_step: Annotated[int, typer.Option(min=1, help="Take every n-th user in both directions of the grid.")] = 1,
+    first_scene: Annotated[
+        int | None, typer.Option(min=0, help="Number of the first scene, as its folder has it; the lowest by default.")
+    ] = None,
+    scenes: Annotated[int | None, typer.Option(min=1, help="How many scenes to take; all by default.")] = None,
+    scene_step: Annotated[int, typer.Option(min=1, help="Take every n-th scene.")] = 1,
+    scene_spacing: Annotated[float, typer.Option(help="Seconds between two consecutive scene numbers.")] = 0.1,
+    max_paths: Annotated[int, typer.Option(min=1, help="How many of the strongest paths to keep.")] = 25,
+    name: Annotated[str | None, typer.Option(help="Name of the site; the scenario's folder's by default.")] = None,
+) -> None:
+    """Import a DeepMIMO scenario (files of v2 or v4) as a site."""
+    from study.console import show_importing
+    from study.data.deepmimo import import_deepmimo
 
     console = Console(soft_wrap=True, highlight=False)
-    site = trace_site(load_scenario(scenario), out, on_progress=lambda progress: show_tracing(console, progress))
-    console.print(f"site {site.name} in {site.folder}")
+    site = import_deepmimo(
+        folder,
+        out,
+        name=name,
+        base_station=base_station,
+        grid_step=grid_step,
+        first_scene=first_scene,
+        scenes=scenes,
+        scene_step=scene_step,
+        max_paths=max_paths,
+        scene_spacing_s=scene_spacing,
+        on_progress=lambda progress: show_importing(console, progress),
+    )
+    console.print(f"site {site.name} in {site.folder}: {site.positions:,} positions × {site.scenes:,} scenes")
+    console.print(f"conditions: {site.metadata['condition_source']}")
 
 
 def _load_spec(name: str, seeds: int | None) -> StudySpec:
@@ -326,13 +396,30 @@ def _report(folder: Path, console: Console, out: Path | None = None) -> None:
     console.print(f"report: {written.html}")
 
 
-def _show_mapping(console: Console, values: dict[str, Any], indent: str = "") -> None:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            console.print(f"{indent}{key}:")
-            _show_mapping(console, value, indent + "  ")
-        else:
-            console.print(f"{indent}{key}: {value}")
+def _write_site_page(site: Site, file: Path | None) -> tuple[dict[str, Any], Path]:
+    """Write a site's page; its summary and where the page is."""
+    from reports.site_page import check_target, default_file, write_site_page
+
+    target = file if file is not None else default_file(site.name)
+    check_target(target)  # before the site is read
+
+    from study.data.site_view import view_site
+
+    view = view_site(site)
+    write_site_page(view, target)
+    return view.summary, target
+
+
+def _show_site(console: Console, summary: dict[str, Any]) -> None:
+    from study.data.summary import summary_facts
+
+    groups = summary_facts(summary)
+    width = max(len(what) for facts in groups.values() for what, _ in facts)
+    console.print(summary["name"], style="bold", markup=False)
+    for heading, facts in groups.items():
+        console.print(f"\n{heading}", style="bold", markup=False)
+        for what, value in facts:
+            console.print(f"  {what:<{width}}  {value}", markup=False)
 
 
 class _Interruption:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,14 +14,28 @@ from rich.table import Table
 from rich.text import Text
 
 from models.settings import METHOD_SETTINGS
-from study.data.tracing import SceneProgress
 from study.running import RunSummary, StudyStatus
 from study.search import StudyQueue
 from study.spec.expand import Cell
 from study.spec.trial import Trial
 from study.store import Damaged
 
-__all__ = ["RunDisplay", "describe_trial", "duration", "show_cells", "show_status", "show_summary", "show_table"]
+if TYPE_CHECKING:  # Ray is imported by those commands only that start it
+    from study.data.deepmimo import ImportProgress
+    from study.data.unfinished_site import DamagedScene
+    from study.site_tracing import SceneProgress, TracePlan
+
+__all__ = [
+    "RunDisplay",
+    "TraceDisplay",
+    "describe_trial",
+    "duration",
+    "show_cells",
+    "show_importing",
+    "show_status",
+    "show_summary",
+    "show_table",
+]
 
 
 def duration(seconds: float) -> str:
@@ -77,6 +91,7 @@ class RunDisplay:
         self._slots = 0
         self._busy_s = 0.0
         self._live: Live | None = None
+        self._told_of_memory = False
         self.stopping = False
 
     def __enter__(self) -> RunDisplay:
@@ -135,6 +150,13 @@ class RunDisplay:
             line.append(f": {reason[-1]}" if reason else "")
         line.append(f"  ({duration(row.get('trial_seconds') or 0.0)})")
         self.console.print(line)
+        if row.get("fingerprints") == "per batch" and not self._told_of_memory:
+            self._told_of_memory = True
+            self.console.print(
+                "its fingerprints did not fit the memory of a trial and were made for each batch "
+                "(fingerprint_memory_mb in the cluster file)",
+                highlight=False,
+            )
         self.tick()
 
     def trial_lost(self, trial: Trial) -> None:
@@ -237,9 +259,85 @@ def show_table(console: Console, table: Table) -> None:
     console.print(table, width=max(console.width, needed), crop=False)
 
 
-def show_tracing(console: Console, progress: SceneProgress) -> None:
-    """One line after each traced scene."""
-    traced = progress.done - progress.resumed
-    left = progress.seconds / traced * (progress.scenes - progress.done) if traced else 0.0
-    resumed = f", {progress.resumed} found from before" if progress.resumed else ""
-    console.print(f"scene {progress.done} of {progress.scenes}{resumed}; about {duration(left)} left")
+def show_importing(console: Console, progress: ImportProgress) -> None:
+    """A line after each hundredth of a step, and after its last scene."""
+    if progress.done % max(1, progress.scenes // 100) and progress.done != progress.scenes:
+        return
+    left = progress.seconds / progress.done * (progress.scenes - progress.done)
+    console.print(f"{progress.step} scene {progress.done:,} of {progress.scenes:,}; about {duration(left)} left")
+
+
+class TraceDisplay:
+    """Progress of a trace: one line for each scene, and in a terminal a live bar below them.
+
+    Args:
+        console: where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._plan: TracePlan | None = None
+        self._last: SceneProgress | None = None
+        self._peak_bytes = 0
+        self._live: Live | None = None
+        self.stopping = False
+
+    def __enter__(self) -> TraceDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def trace_started(self, plan: TracePlan) -> None:
+        """Scenes are about to be traced."""
+        self._plan = plan
+        self.console.print(
+            f"{plan.scenes} scenes, {plan.kept} of them finished before; {plan.at_once} at a time, each with "
+            f"{plan.threads} CPU{'s' if plan.threads > 1 else ''} and {plan.memory_bytes / 1e9:.1f} GB set aside"
+        )
+        if self.console.is_terminal:
+            self._live = Live(self._render(), console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def scene_damaged(self, damaged: DamagedScene) -> None:
+        """A finished scene cannot be read any more."""
+        self.console.print(
+            f"damaged file, scene {damaged.scene} is traced again: {damaged.file} ({damaged.reason})",
+            style="yellow",
+            highlight=False,
+        )
+
+    def scene_traced(self, progress: SceneProgress) -> None:
+        """A scene was traced and stored."""
+        self._last = progress
+        self._peak_bytes = max(self._peak_bytes, progress.peak_memory_bytes)
+        line = (
+            f"[{progress.done}/{progress.scenes}]  scene {progress.scene}: {progress.scene_seconds:.1f} s on "
+            f"{progress.machine}, peak memory {progress.peak_memory_bytes / 1e9:.1f} GB"
+        )
+        if self._live is None:
+            line += f"; about {duration(progress.seconds_left)} left"
+        self.console.print(Text(line))
+        self.tick()
+
+    def tick(self) -> None:
+        """Redraw."""
+        if self._live is not None:
+            self._live.update(self._render())
+
+    def _render(self) -> Group:
+        assert self._plan is not None
+        last = self._last
+        done = self._plan.kept if last is None else last.done
+        head = f"{done} of {self._plan.scenes} scenes done"
+        left = "time left: known after the first scene"
+        if last is not None:
+            each = last.seconds / (last.done - last.resumed)
+            head += f" · {each:.1f} s per scene · peak memory {self._peak_bytes / 1e9:.1f} GB per process"
+            left = f"elapsed {duration(last.seconds)}, about {duration(last.seconds_left)} left"
+            if last.done == last.scenes:
+                left = "writing the site …"
+        bar = Table.grid()  # by itself the bar does not end its line
+        bar.add_row(ProgressBar(total=self._plan.scenes, completed=done, width=60))
+        return Group(Text(head), bar, Text("stopping …" if self.stopping else left))

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 
-# Read by Ray when it is imported or started.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+from study.ray_session import connect  # before Ray: it sets what Ray reads when it is imported
+
+# isort: split
+
+# Read by Ray Tune when it is imported or started.
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints a box even when told to be silent
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")
@@ -39,14 +41,13 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from cluster.check import Machine, check_resources
+from cluster.check import Machine, check_resources, this_machine
 from cluster.check import slots as cluster_slots
 from cluster.model import Cluster
 from study.data.site import open_site
 from study.errors import ResultsError, StudyError
 from study.observer import RunObserver
 from study.provenance import Provenance
-from study.ray_session import connect
 from study.search import StudyQueue, Work
 from study.spec.trial import Trial
 from study.store import Store, TrialTables
@@ -103,9 +104,10 @@ def execute(
             store.folder.resolve(),
             site_folder.resolve(),
             provenance,
-            resources.gpu > 0,
             cluster.gpu_memory_share,
             cluster.trial_time_limit_s,
+            cluster.fingerprint_memory_mb,
+            resources.gpu,
             max(1, int(resources.cpu)),
             (socket.gethostname(), os.getpid()),
         )
@@ -146,9 +148,10 @@ class _Payload:
     store: Path
     site: Path
     provenance: Provenance
-    gpu: bool
     gpu_memory_share: float | None
     time_limit_s: float | None
+    fingerprint_memory_mb: int | None
+    gpus: float
     threads: int
     driver: tuple[str, int]
 
@@ -180,10 +183,17 @@ class _TrialProcess(tune.Trainable):
         payload: _Payload = config["payload"]
         # One thread per trial and as many trials as cores: with more threads two trials slow each other down.
         torch.set_num_threads(payload.threads)
-        device = torch.device("cuda" if payload.gpu else "cpu")
-        if payload.gpu and payload.gpu_memory_share is not None:
+        device = torch.device("cuda" if payload.gpus else "cpu")
+        if payload.gpus and payload.gpu_memory_share is not None:
             torch.cuda.set_per_process_memory_fraction(payload.gpu_memory_share)
-        self._data = SiteData(open_site(str(payload.site)), device)
+        share = payload.gpus or payload.threads / this_machine().cpus
+        limit_mb = payload.fingerprint_memory_mb
+        self._data = SiteData(
+            open_site(str(payload.site)),
+            device,
+            fingerprint_bytes=None if limit_mb is None else limit_mb * 2**20,
+            device_share=min(1.0, share),
+        )
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

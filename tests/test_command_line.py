@@ -35,6 +35,7 @@ COMMANDS = {
     "data list": ["data", "list"],
     "data info": ["data", "info"],
     "data trace": ["data", "trace"],
+    "data import-deepmimo": ["data", "import-deepmimo"],
 }
 
 

@@ -14,7 +14,6 @@ import math
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from study.data.system import ExcessDelay, Fingerprint, Normalization
@@ -101,46 +100,61 @@ def path_profile(
     if excess_delay == "drop":
         gain = torch.where(delay_cycles < 1.0, gain, torch.zeros_like(gain))
     # Beam k of V looks at (k − M/2)/M cycles per element, a path arrives from half its direction cosine.
-    y, y_turn = _dirichlet(0.5 - 0.5 * theta.sin() * phi.sin(), antennas[0])
-    z, z_turn = _dirichlet(0.5 - 0.5 * theta.cos(), antennas[1])
-    delay, delay_turn = _dirichlet(delay_cycles, subcarriers)
-    angle = (torch.remainder(y_turn + z_turn + delay_turn, 1.0) * (2 * math.pi)).float()
+    y, y_scale, y_turn = _dirichlet(0.5 - 0.5 * theta.sin() * phi.sin(), antennas[0])
+    z, z_scale, z_turn = _dirichlet(0.5 - 0.5 * theta.cos(), antennas[1])
+    delay, delay_scale, delay_turn = _dirichlet(delay_cycles, subcarriers)
     # Every transform is unitary, and Eq. (5) divides the power by M · N.
-    scale = torch.full_like(angle, 1 / (antennas[0] * antennas[1] * subcarriers))
-    weight = torch.view_as_real(gain * torch.polar(scale, angle)).transpose(1, 2)  # [B, 2, P]
-    beams = (y.transpose(1, 2)[:, :, None, :] * z.transpose(1, 2)[:, None, :, :]).flatten(1, 2)  # [B, M, P]
-    weighted = (weight[:, :, None, :] * beams[:, None, :, :]).flatten(1, 2)  # [B, 2 · M, P]
-    response = torch.bmm(weighted, delay).view(samples, 2, -1, subcarriers)
+    scale = y_scale * z_scale * delay_scale / (antennas[0] * antennas[1] * subcarriers)
+    turn = (y_turn + z_turn + delay_turn) * (2 * math.pi)
+    weight = gain * torch.complex(scale * turn.cos(), scale * turn.sin()).to(gain.dtype)
+    y_weighted = torch.view_as_real(weight).transpose(1, 2)[:, :, None, :] * y.transpose(1, 2)[:, None]  # [B, 2, My, P]
+    beams = y_weighted[:, :, :, None, :] * z.transpose(1, 2)[:, None, None]  # [B, 2, My, Mz, P]
+    response = torch.bmm(beams.flatten(1, 3), delay).view(samples, 2, -1, subcarriers)
     real, imaginary = response[:, 0], response[:, 1]
-    return real.square().addcmul_(imaginary, imaginary)
+    return real.square_().addcmul_(imaginary, imaginary)
 
 
-def _dirichlet(cycles: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Σ_n e^(j2πn(k/count − cycles)) over n = 0 … count − 1, split into a real kernel and a phase.
+def _dirichlet(cycles: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ_n e^(j2πn(k/count − cycles)) over n = 0 … count − 1, as kernel · scale · e^(j2π·turn).
 
     With δ = count · cycles the sum is e^(jπ(count−1)(k−δ)/count) · sin π(k−δ) / sin(π(k−δ)/count). The factors that
-    depend on the bin k alone are left out.
+    depend on the bin k alone are left out. With i = round δ and ε = δ − i, sin π(k−δ) is ± sin πε for all bins, and
+    sin(π(k−δ)/count) is sin(π(k−i)/count) cos(πε/count) − cos(π(k−i)/count) sin(πε/count): two tables and a tangent.
 
     Args:
         cycles: [B, P] float64.
         count: number of terms and of bins.
 
     Returns:
-        The kernel [B, P, count] float32, and the path's phase in cycles [B, P] float64.
+        The kernel [B, P, count] float32, and the path's scale and turn [B, P] float64.
     """
-    # δ in −½ … count − ½: no bin is further than count − ½ away, so the denominator has one zero, at k = δ.
+    # δ in −½ … count − ½, so that i is a bin.
     centre = cycles * count
     centre = centre - torch.floor((centre + 0.5) / count) * count
-    nearest = centre.round()
-    # sin π(k−δ) = ± sin πε with ε = δ − round δ. ε is taken in float64: near the zero both sines are as small as ε.
+    nearest = centre.round().clamp_max(count - 1)
+    # In float64: on a bin both sines are as small as ε. At ε = 0 their ratio has a limit, which is as near as this.
     offset = centre - nearest
-    offset = torch.where(offset.abs() < 1e-12, torch.full_like(offset, 1e-12), offset).float()
-    bins = torch.arange(count, dtype=torch.float32, device=cycles.device)
-    distance = (bins - nearest.float()[:, :, None]).sub_(offset[:, :, None])
-    # sin x = sin(±π − x): half the bins away, float32 would lose the digits of a small sine.
-    distance.sub_(nnf.softshrink(distance, count / 2), alpha=2)
-    kernel = distance.mul_(math.pi / count).sin_().reciprocal_().mul_((-math.pi * offset).sin()[:, :, None])
-    return kernel, 0.5 * nearest - centre * ((count - 1) / (2 * count))
+    offset = torch.where(offset.abs() < 1e-9, torch.full_like(offset, 1e-9), offset)
+    sine, cosine = _bin_angles(count, cycles.device)
+    row = nearest.long().flatten()
+    shape = (*cycles.shape, count)
+    angle = offset * (math.pi / count)
+    kernel = torch.addcmul(
+        sine.index_select(0, row).view(shape),
+        cosine.index_select(0, row).view(shape),
+        angle.tan().float()[:, :, None],
+        value=-1,
+    )
+    scale = (offset * -math.pi).sin() / angle.cos()
+    return kernel.reciprocal_(), scale, 0.5 * nearest - centre * ((count - 1) / (2 * count))
+
+
+@lru_cache(maxsize=16)
+def _bin_angles(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sine and cosine of π(k − i)/count, float32 [count (i), count (k)]."""
+    bins = torch.arange(count, dtype=torch.float64)
+    angle = (bins[None, :] - bins[:, None]) * (math.pi / count)
+    return angle.sin().float().to(device), angle.cos().float().to(device)
 
 
 def _sample_covariance(csi: Tensor) -> Tensor:
@@ -148,7 +162,7 @@ def _sample_covariance(csi: Tensor) -> Tensor:
     return torch.matmul(csi, csi.mH) / csi.shape[-1]
 
 
-def normalize(x: Tensor, how: Normalization) -> Tensor:
+def normalize(x: Tensor, how: Normalization, out: Tensor | None = None) -> Tensor:
     """Scale each sample so that its maximum magnitude is 1 per row, per column or as a whole.
 
     The magnitude is taken over the channels (real and imaginary part). A row or column without any power stays 0.
@@ -156,13 +170,14 @@ def normalize(x: Tensor, how: Normalization) -> Tensor:
     Args:
         x: [B, C, M, N]; not negative where C is 1.
         how: ``antenna`` (each row), ``subcarrier`` (each column), ``matrix``, or ``none``.
+        out: where to put the result.
     """
     if how == "none":
-        return x
+        return x if out is None else out.copy_(x)
     magnitude = x if x.shape[1] == 1 else x.square().sum(dim=1, keepdim=True).sqrt()
     over = {"antenna": (-1,), "subcarrier": (-2,), "matrix": (-2, -1)}[how]
     largest = magnitude.amax(dim=over, keepdim=True)
-    return x / torch.where(largest > 0, largest, torch.ones_like(largest))
+    return torch.div(x, torch.where(largest > 0, largest, torch.ones_like(largest)), out=out)
 
 
 def reference_amplitude(carrier_hz: float) -> float:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,13 @@ __all__ = [
     "CONTRACT",
     "FORMAT",
     "INTERACTIONS",
+    "KeptPaths",
     "PathTable",
     "ScenePaths",
     "VehicleTable",
+    "keep_strongest",
     "scene_hash",
     "site_hash",
-    "stack_scenes",
 ]
 
 FORMAT = "study-site/2"
@@ -151,14 +153,61 @@ class PathTable(ScenePaths):
         return ScenePaths(**{name: getattr(self, name)[index] for name in ROW_TYPES})
 
 
-def stack_scenes(scenes: Sequence[ScenePaths], time_s: Iterable[float], position_m: NDArray[np.float32]) -> PathTable:
-    """Scenes 0 … S − 1 as one table."""
-    arrays = {field.name: np.stack([getattr(scene, field.name) for scene in scenes]) for field in fields(ScenePaths)}
-    return PathTable(
-        **arrays,
-        scene=np.arange(len(scenes), dtype=np.int32),
-        time_s=np.asarray(list(time_s), np.float64),
-        position_m=position_m,
+class KeptPaths(NamedTuple):
+    """What `keep_strongest` keeps.
+
+    Args:
+        gain: complex64 [L, P].
+        columns: the other columns in their order, [L, P] each.
+        paths: int16 [L].
+        paths_found: int16 [L].
+        dropped_power: share of the power that was not kept, float32 [L].
+    """
+
+    gain: NDArray[np.complex64]
+    columns: list[NDArray[Any]]
+    paths: NDArray[np.int16]
+    paths_found: NDArray[np.int16]
+    dropped_power: NDArray[np.float32]
+
+
+def keep_strongest(
+    gain: NDArray[np.complex64],
+    valid: NDArray[np.bool_],
+    columns: Sequence[tuple[NDArray[Any], type]],
+    max_paths: int,
+    weakest_db: float = math.inf,
+) -> KeptPaths:
+    """Keep each row's strongest paths, strongest first, the rest zero; equal powers stay in the order they have.
+
+    Args:
+        gain: path gains [L, Q].
+        valid: which entries are paths [L, Q].
+        columns: other values of the paths [L, Q], each with the type it gets.
+        max_paths: P.
+        weakest_db: paths this far below the row's strongest are dropped.
+    """
+    width = gain.shape[1]
+    if width < max_paths:  # padded first, so that a scene without any path needs no special case
+        room = ((0, 0), (0, max_paths - width))
+        gain, valid = np.pad(gain, room), np.pad(valid, room)
+        columns = [(np.pad(values, room), kind) for values, kind in columns]
+    power = np.where(valid, np.abs(gain.astype(np.complex128)) ** 2, 0.0)
+    order = np.argsort(-power, axis=1, kind="stable")[:, :max_paths]
+    ranked = np.take_along_axis(power, order, 1)
+    keep = (ranked > 0) & (ranked >= ranked[:, :1] * 10 ** (-weakest_db / 10))
+    total = power.sum(1)
+    dropped = 1 - np.where(keep, ranked, 0).sum(1) / np.where(total > 0, total, 1)
+
+    def pick(values: NDArray[Any], kind: type) -> NDArray[Any]:
+        return np.where(keep, np.take_along_axis(values, order, 1), 0).astype(kind)
+
+    return KeptPaths(
+        pick(gain, np.complex64),
+        [pick(values, kind) for values, kind in columns],
+        keep.sum(1).astype(np.int16),
+        valid.sum(1).astype(np.int16),
+        np.where(total > 0, np.clip(dropped, 0, 1), 0).astype(np.float32),
     )
 
 

@@ -13,7 +13,7 @@ Shapes: L user positions, B boxes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from study.errors import SpecError, nearest
-from study.spec.loading import load_yaml
+from study.spec.loading import InvalidValue, InvalidValues, load_yaml
 
 __all__ = [
     "BuildingRows",
@@ -48,6 +48,12 @@ __all__ = [
 SCENARIO_FOLDER = Path(__file__).parent / "scenarios"
 
 LOS, DNLOS, SNLOS = 0, 1, 2
+
+# Less than this is rounding: 3.7 − 0.2 is not 3.5.
+_TINY_M = 1e-9
+
+# The tracer gives these names to what it adds to the boxes: ground, vehicles, transmitter and receivers.
+_TRACER_NAMES = ("study_", "user_", "base_station")
 
 FloatArray = NDArray[np.float64]
 
@@ -123,6 +129,11 @@ class VehicleKind(_Frozen):
                 )
         return self
 
+    @property
+    def height_m(self) -> float:
+        """Height of its highest part above the ground."""
+        return max(top for _, _, _, top in self.parts)
+
 
 class Lane(_Frozen):
     """One lane; all its vehicles drive at one speed, so they never meet."""
@@ -142,20 +153,60 @@ class TrafficSettings(_Frozen):
     min_gap_m: Positive = Field(description="smallest distance between two bumpers")
     mean_gap_m: Positive
     lateral_m: float = Field(ge=0, description="a vehicle keeps within this distance of its lane's centre")
+    lane_width_m: Positive = Field(3.5, description="nothing but vehicles may stand in this strip about a lane's y_m")
 
     @model_validator(mode="after")
-    def _lanes_apart(self) -> TrafficSettings:
+    def _vehicles_have_room(self) -> TrafficSettings:
         if self.mean_gap_m < self.min_gap_m:
             raise ValueError(f"mean_gap_m must be at least min_gap_m = {self.min_gap_m:g}, but is {self.mean_gap_m:g}")
-        needed = max(kind.width_m for kind in self.kinds) + 2 * self.lateral_m
-        centres = sorted(lane.y_m for lane in self.lanes)
-        for left, right in pairwise(centres):
-            if right - left < needed:
-                raise ValueError(
-                    f"lanes at y = {left:g} and {right:g} m are {right - left:g} m apart, but the widest vehicle and "
-                    f"lateral_m need {needed:g} m"
+        problems = []
+        names = [kind.name for kind in self.kinds]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                problems.append(
+                    InvalidValue("two kinds have this name", "a name of its own", at=("kinds", index, "name"))
                 )
+        length_m = self.x_range_m[1] - self.x_range_m[0]
+        longest = max(self.kinds, key=lambda kind: kind.length_m)
+        if longest.length_m > length_m:
+            problems.append(
+                InvalidValue(
+                    f"the street's part is {length_m:g} m long, and a {longest.name!r} is {longest.length_m:g} m long",
+                    f"at least {longest.length_m:g} m from low to high",
+                    at=("x_range_m",),
+                )
+            )
+        widest = max(self.kinds, key=lambda kind: kind.width_m)
+        needed = widest.width_m + 2 * self.lateral_m
+        if needed > self.lane_width_m + _TINY_M:
+            problems.append(
+                InvalidValue(
+                    f"a {widest.name!r} of {widest.width_m:g} m that keeps within {self.lateral_m:g} m of the centre "
+                    f"needs {needed:g} m, and the lanes are {self.lane_width_m:g} m wide",
+                    "at most (lane_width_m − width_m of the widest kind) / 2",
+                    at=("lateral_m",),
+                )
+            )
+        order = sorted(range(len(self.lanes)), key=lambda index: self.lanes[index].y_m)
+        for left, right in pairwise(order):
+            apart = self.lanes[right].y_m - self.lanes[left].y_m
+            if apart < self.lane_width_m - _TINY_M:
+                problems.append(
+                    InvalidValue(
+                        f"the lanes at y = {self.lanes[left].y_m:g} and {self.lanes[right].y_m:g} m overlap: their "
+                        f"centres are {apart:g} m apart",
+                        f"at least lane_width_m = {self.lane_width_m:g} m",
+                        at=("lanes", max(left, right), "y_m"),
+                    )
+                )
+        if problems:
+            raise InvalidValues(problems)
         return self
+
+    @property
+    def clearance_m(self) -> float:
+        """Height below which nothing may stand in a lane: that of the highest vehicle."""
+        return max(kind.height_m for kind in self.kinds)
 
 
 class UserGrid(_Frozen):
@@ -213,35 +264,100 @@ class Scenario(_Frozen):
     @model_validator(mode="after")
     def _everything_has_room(self) -> Scenario:
         boxes = static_boxes(self)
-        names = [box.name for box in boxes]
-        if len(set(names)) != len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise ValueError(f"names of boxes must differ, but these occur twice: {twice}")
-        walls = np.array([box.box for box in boxes], float).reshape(-1, 6)
-        inside = _inside(np.array([self.base_station_m]), walls)[0]
-        if inside.any():
-            raise ValueError(f"the base station is inside {names[int(inside.argmax())]!r}")
-        positions = user_positions(self)
-        for position, row in zip(positions, _inside(positions, walls), strict=True):
-            if row.any():
-                raise ValueError(
-                    f"the user position {np.round(position, 2).tolist()} is inside {names[int(row.argmax())]!r}"
-                )
-        low, high = self.traffic.x_range_m
-        half = max(kind.width_m for kind in self.traffic.kinds) / 2 + self.traffic.lateral_m
-        for lane in self.traffic.lanes:
-            for name, (x0, x1, y0, y1, z0, _) in zip(names, walls, strict=True):
-                in_lane = x0 < high and x1 > low and y0 < lane.y_m + half and y1 > lane.y_m - half and z0 < 5.0
-                if in_lane:
-                    raise ValueError(f"{name!r} stands in the lane at y = {lane.y_m:g} m")
-            across = np.abs(positions[:, 1] - lane.y_m) < half
-            if across.any():
-                raise ValueError(f"user positions stand in the lane at y = {lane.y_m:g} m")
+        problems = [*_name_problems(self.boxes, boxes), *_point_problems(self, boxes), *_lane_problems(self, boxes)]
+        if problems:
+            raise InvalidValues(problems)
         return self
 
     def scene_times_s(self) -> FloatArray:
         """Time of every scene, [S]."""
         return self.scene_spacing_s * np.arange(self.scenes, dtype=np.float64)
+
+    def first_scenes(self, scenes: int) -> Scenario:
+        """The same scenario with its first scenes only; they are as they are among all.
+
+        Raises:
+            SpecError: it has fewer.
+        """
+        if not 1 <= scenes <= self.scenes:
+            raise SpecError(
+                f"scenario {self.name!r} has no {scenes} scenes",
+                allowed=f"1 … {self.scenes}",
+                fix="write more scenes into the scenario, or ask for fewer",
+            )
+        return self.model_copy(update={"scenes": scenes})
+
+
+def _name_problems(own: tuple[StaticBox, ...], boxes: list[StaticBox]) -> Iterator[InvalidValue]:
+    """Boxes of the file whose name another box or the tracer has."""
+    taken = [box.name for box in boxes[: len(boxes) - len(own)]]
+    for index, box in enumerate(own):
+        at = ("boxes", index, "name")
+        if box.name.startswith(_TRACER_NAMES):
+            allowed = f"a name that does not begin with {', '.join(_TRACER_NAMES)}"
+            yield InvalidValue("the tracer gives such names to its own objects", allowed, at=at)
+        if box.name in taken:
+            yield InvalidValue("two boxes have this name", "a name of its own; houses are house_north_0 …", at=at)
+        taken.append(box.name)
+
+
+def _point_problems(scenario: Scenario, boxes: list[StaticBox]) -> Iterator[InvalidValue]:
+    """A base station or user positions below the ground or inside a box."""
+    walls = np.array([box.box for box in boxes], float).reshape(-1, 6)
+    if scenario.base_station_m[2] <= 0:
+        yield InvalidValue("the base station is not above the ground", "z greater than 0", at=("base_station_m",))
+    inside = _inside(np.array([scenario.base_station_m]), walls)[0]
+    if inside.any():
+        yield InvalidValue(
+            f"the base station is inside {boxes[int(inside.argmax())].name!r}",
+            "a point outside all boxes",
+            at=("base_station_m",),
+        )
+    positions = user_positions(scenario)
+    hit = _inside(positions, walls)  # [L, B]
+    if hit.any():
+        first = int(hit.any(1).argmax())
+        yield InvalidValue(
+            f"{_count(int(hit.any(1).sum()), 'user position')} inside a box, the first at "
+            f"{np.round(positions[first], 2).tolist()} in {boxes[int(hit[first].argmax())].name!r}",
+            "positions outside all boxes",
+            at=("users",),
+        )
+
+
+def _lane_problems(scenario: Scenario, boxes: list[StaticBox]) -> Iterator[InvalidValue]:
+    """Lanes with a box, user positions or the base station in them."""
+    traffic = scenario.traffic
+    low, high = traffic.x_range_m
+    half, top = traffic.lane_width_m / 2 - _TINY_M, traffic.clearance_m
+    points = np.vstack([user_positions(scenario), scenario.base_station_m])  # the last one is the base station
+    for number, lane in enumerate(traffic.lanes):
+        at = ("traffic", "lanes", number, "y_m")
+        standing = [
+            box.name
+            for box, (x0, x1, y0, y1, z0, _) in zip(boxes, (box.box for box in boxes), strict=True)
+            if x0 < high and x1 > low and y0 < lane.y_m + half and y1 > lane.y_m - half and z0 < top
+        ]
+        if standing:
+            more = f" and {len(standing) - 1} more boxes stand" if len(standing) > 1 else " stands"
+            yield InvalidValue(
+                f"{standing[0]!r}{more} in this lane", f"{traffic.lane_width_m:g} m without boxes", at=at
+            )
+        within = (
+            (np.abs(points[:, 1] - lane.y_m) < half)
+            & (low < points[:, 0])
+            & (points[:, 0] < high)
+            & (points[:, 2] < top)
+        )
+        if within[-1]:
+            yield InvalidValue("the base station stands in this lane", "a point beside or above the lanes", at=at)
+        if within[:-1].any():
+            users = _count(int(within[:-1].sum()), "user position")
+            yield InvalidValue(f"{users} in this lane", "positions beside the lanes", at=at)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun} is" if number == 1 else f"{number} {noun}s are"
 
 
 def list_scenarios() -> list[str]:

@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +29,8 @@ from study.data.path_table import (
     CONDITIONS,
     CONTRACT,
     FORMAT,
+    PER_PATH,
+    ROW_TYPES,
     PathTable,
     ScenePaths,
     VehicleTable,
@@ -321,6 +323,10 @@ class SiteWriter:
                 )
         except DataError as error:
             raise DataError(error.what, where=f"scene {number}", allowed=error.allowed, fix=error.fix) from None
+        valid = scene.valid  # padding is +0 when it is read, and −0 has another hash
+        scene = replace(
+            scene, **{name: np.where(valid, getattr(scene, name), 0).astype(ROW_TYPES[name]) for name in PER_PATH}
+        )
         self._hashes.append(scene_hash(scene, time_s))
         self._time_s.append(float(time_s))
         self._waiting.append(scene)

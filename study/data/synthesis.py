@@ -35,6 +35,7 @@ def synthesize(
     azimuth_rad: Tensor,
     system: SystemConfiguration,
     carrier_hz: float,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Paths → fingerprints, all at once.
 
@@ -43,6 +44,7 @@ def synthesize(
         delay_s, zenith_rad, azimuth_rad: delays in seconds and departure angles [B, P].
         system: system configuration; its number of paths is not looked at.
         carrier_hz: the site's carrier frequency.
+        out: where to put the result.
 
     Returns:
         [B, C, M, N] float32.
@@ -56,9 +58,10 @@ def synthesize(
     if system.fingerprint == "adp":
         relative = gain / reference_amplitude(carrier_hz)
         profile = path_profile(relative, delay_s, zenith_rad, azimuth_rad, **array)  # type: ignore[arg-type]
-        return normalize(profile[:, None], system.normalization)
+        return normalize(profile[:, None], system.normalization, out)
     csi = channel_response(gain, delay_s, zenith_rad, azimuth_rad, **array)  # type: ignore[arg-type]
-    return fingerprint(csi, system.fingerprint, system.normalization, antennas=system.antennas, carrier_hz=carrier_hz)
+    image = fingerprint(csi, system.fingerprint, system.normalization, antennas=system.antennas, carrier_hz=carrier_hz)
+    return image if out is None else out.copy_(image)
 
 
 @dataclass(frozen=True)
@@ -97,13 +100,14 @@ class PathSamples:
         chunk = _CHUNK.get(self.gain.device.type, _GPU_CHUNK)
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
-            images[start : start + chunk] = synthesize(
+            synthesize(
                 strongest_paths(self.gain[part], self.paths[part]),
                 self.delay_s[part],
                 self.zenith_rad[part],
                 self.azimuth_rad[part],
                 self.system,
                 self.carrier_hz,
+                out=images[start : start + chunk],
             )
         return images
 

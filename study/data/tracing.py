@@ -1,40 +1,34 @@
-"""Ray tracing of a scenario with Sionna RT, on the CPU.
+"""Ray tracing of one scene with Sionna RT, on the CPU; `study.site_tracing` traces whole sites.
 
     probe           tries the ray tracer in a process of its own
+    memory_need     what tracing a scenario takes
     Tracer          paths of one scene
-    trace_site      all scenes of a scenario, written as a site
 
 Sionna RT needs LLVM, and LLVM 15 and 16 end the whole process in the solver without a Python exception. So this
-module imports Sionna RT only inside functions, and `trace_site` runs `probe` before anything is written.
+module imports Sionna RT only inside functions, and `probe` comes before anything is written.
 
 Shapes: S scenes, L positions, P kept paths, Q paths that the solver found.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from study.data.path_table import ScenePaths, keep_strongest
 from study.data.scenario import Scenario, StaticBox, Traffic, VehicleBoxes, classify, static_boxes, user_positions
-from study.data.path_table import ROW_TYPES, ScenePaths
-from study.data.site import Site, SiteWriter, sync_folder
 from study.errors import DataError, DependencyError
 
-__all__ = ["ProbeReport", "SceneProgress", "TracedScene", "Tracer", "find_llvm", "probe", "trace_site"]
+__all__ = ["ProbeReport", "TracedScene", "Tracer", "find_llvm", "memory_need", "probe"]
 
 VARIANT = "llvm_ad_mono_polarized"
 SPEED_OF_LIGHT = 299_792_458.0
@@ -55,22 +49,6 @@ _TRIANGLES = np.array(
         [2, 6, 3], [3, 6, 7], [0, 4, 2], [2, 4, 6], [1, 3, 5], [3, 7, 5],
     ]
 )  # fmt: skip
-
-
-class SceneProgress(NamedTuple):
-    """Handed to `on_progress` after every scene that was traced.
-
-    Args:
-        done: scenes that are finished, those of an earlier run included.
-        scenes: scenes in all.
-        seconds: time since this run began to trace.
-        resumed: scenes that an earlier run had finished.
-    """
-
-    done: int
-    scenes: int
-    seconds: float
-    resumed: int
 
 
 @dataclass(frozen=True)
@@ -220,50 +198,65 @@ def _import_sionna() -> tuple[Any, Any]:
 # --- One scene ----------------------------------------------------------------------------------------------------
 
 
+def memory_need(scenario: Scenario) -> int:
+    """Bytes that a process needs to trace a scenario's scenes, one after the other.
+
+    Measured (peak resident memory, Sionna RT 2.2.0, 10,000 to 320,000 rays, 44 to 240 receivers, depth 1 to 5, 0.5 to 8
+    million paths): 0.3 GB + 190 B for each entry of the path table + 43 B for each ray, receiver of a solve and bounce,
+    the first bounce counting half; within 2 %. Half a gigabyte and a tenth more leave room for Ray's worker and for
+    other scenes. The number of threads, positions and scenes does not matter.
+    """
+    settings = scenario.solver
+    receivers = min(settings.receivers_per_solve, scenario.users.columns * scenario.users.rows)
+    bounces = max(settings.max_depth - 0.5, 0.5)
+    peak = 0.3e9 + 190 * settings.max_paths_per_source + 43 * settings.samples_per_source * receivers * bounces
+    return int(0.5e9 + 1.1 * peak)
+
+
 @dataclass(frozen=True)
-class TracedScene:
-    """Paths of all positions in one scene, strongest first; arrays as in `PathTable` without the scene axis.
+class TracedScene(ScenePaths):
+    """Paths of all positions in one scene, as in `ScenePaths`, and the vehicles that were in it.
 
     Args:
-        gain: complex64 [L, P].
-        delay_s: float32 [L, P].
-        zenith_rad: float32 [L, P].
-        azimuth_rad: float32 [L, P].
-        interaction: int8 [L, P].
-        paths: int16 [L].
-        condition: int8 [L].
-        paths_found: int16 [L].
-        dropped_power: float32 [L].
         los_agreement: share of positions where the solver's own line-of-sight path agrees with the condition, [].
         vehicle: int32 [B].
         kind: str [B].
         box: float32 [B, 6].
     """
 
-    gain: NDArray[np.complex64]
-    delay_s: NDArray[np.float32]
-    zenith_rad: NDArray[np.float32]
-    azimuth_rad: NDArray[np.float32]
-    interaction: NDArray[np.int8]
-    paths: NDArray[np.int16]
-    condition: NDArray[np.int8]
-    paths_found: NDArray[np.int16]
-    dropped_power: NDArray[np.float32]
     los_agreement: NDArray[np.float64]
     vehicle: NDArray[np.int32]
     kind: NDArray[np.str_]
     box: NDArray[np.float32]
 
+    @property
+    def vehicles(self) -> VehicleBoxes:
+        """The vehicles' boxes."""
+        return VehicleBoxes(self.vehicle, tuple(map(str, self.kind)), self.box.astype(np.float64))
+
 
 class Tracer:
-    """The scene of a scenario, built once; vehicles move between solves."""
+    """The scene of a scenario, built once; vehicles move between solves.
 
-    def __init__(self, scenario: Scenario) -> None:
+    Args:
+        scenario: what to trace.
+        threads: CPU threads of the solver, in the whole process; as many as there are cores when left out. The paths do
+            not depend on it.
+
+    Raises:
+        DependencyError: Sionna RT cannot be imported.
+    """
+
+    def __init__(self, scenario: Scenario, threads: int | None = None) -> None:
         self.scenario = scenario
         self.traffic = Traffic(scenario)
         self.static: list[StaticBox] = static_boxes(scenario)
         self.positions_m = user_positions(scenario)
         self._mi, self._rt = _import_sionna()
+        if threads is not None:
+            import drjit
+
+            drjit.set_thread_count(threads)
         self._times_s = scenario.scene_times_s()
         # The vehicles are one mesh of fixed size: moving its vertices is fast, rebuilding the scene is not.
         self._capacity = max(1, *(len(self.traffic.boxes(time_s).box) for time_s in self._times_s))
@@ -324,7 +317,7 @@ class Tracer:
                 fix="check the scenario for boxes that touch the base station, users or each other",
             )
         return TracedScene(
-            gain, delay, zenith, azimuth, interaction, paths, condition, found, dropped, np.float64(agreement),  # type: ignore[arg-type]
+            gain, delay, zenith, azimuth, interaction, paths, condition, found, dropped, np.array(agreement),
             vehicles.vehicle, np.array(vehicles.kind, str), vehicles.box.astype(np.float32),
         )  # fmt: skip
 
@@ -366,7 +359,7 @@ class Tracer:
         storage = self.scenario.storage
         # Rounded before they are sorted: the stored values, not the computed ones, stand strongest first.
         gain = round_mantissa(gain.astype(np.complex64).view(np.float32), storage.gain_bits).view(np.complex64)
-        kept = _strongest(
+        kept = keep_strongest(
             gain,
             valid,
             [
@@ -389,46 +382,6 @@ class Tracer:
             kept.dropped_power,
             (straight & valid).any(1),
         )
-
-
-class _Kept(NamedTuple):
-    gain: NDArray[np.complex64]  # [L, P]
-    columns: list[NDArray[Any]]  # [L, P] each
-    paths: NDArray[np.int16]  # [L]
-    paths_found: NDArray[np.int16]  # [L]
-    dropped_power: NDArray[np.float32]  # [L]
-
-
-def _strongest(
-    gain: NDArray[np.complex64],
-    valid: NDArray[np.bool_],
-    columns: list[tuple[NDArray[Any], type]],
-    max_paths: int,
-    weakest_db: float,
-) -> _Kept:
-    """Keep each row's strongest paths, strongest first, the rest zero; equal powers stay in the solver's order."""
-    width = gain.shape[1]
-    if width < max_paths:  # padded first, so that a scene without any path needs no special case
-        room = ((0, 0), (0, max_paths - width))
-        gain, valid = np.pad(gain, room), np.pad(valid, room)
-        columns = [(np.pad(values, room), kind) for values, kind in columns]
-    power = np.where(valid, np.abs(gain.astype(np.complex128)) ** 2, 0.0)
-    order = np.argsort(-power, axis=1, kind="stable")[:, :max_paths]
-    ranked = np.take_along_axis(power, order, 1)
-    keep = (ranked > 0) & (ranked >= ranked[:, :1] * 10 ** (-weakest_db / 10))
-    total = power.sum(1)
-    dropped = 1 - np.where(keep, ranked, 0).sum(1) / np.where(total > 0, total, 1)
-
-    def pick(values: NDArray[Any], kind: type) -> NDArray[Any]:
-        return np.where(keep, np.take_along_axis(values, order, 1), 0).astype(kind)
-
-    return _Kept(
-        pick(gain, np.complex64),
-        [pick(values, kind) for values, kind in columns],
-        keep.sum(1).astype(np.int16),
-        valid.sum(1).astype(np.int16),
-        np.where(total > 0, np.clip(dropped, 0, 1), 0).astype(np.float32),
-    )
 
 
 def round_mantissa(values: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
@@ -482,152 +435,3 @@ def _object(mi: Any, rt: Any, name: str, corners: NDArray[Any], triangles: NDArr
     parameters["faces"] = mi.UInt32(triangles.ravel().astype(np.uint32))
     parameters.update()
     return rt.SceneObject(mi_mesh=mesh, name=name, radio_material=material)
-
-
-# --- A whole site -------------------------------------------------------------------------------------------------
-
-
-def trace_site(
-    scenario: Scenario,
-    out: Path,
-    *,
-    on_progress: Callable[[SceneProgress], None] | None = None,
-) -> Site:
-    """Trace every scene and write the site; a trace that was cut off goes on where it stopped.
-
-    Finished scenes wait in ``<out>.partial`` beside the site, one file each, until the last one is there.
-
-    Args:
-        scenario: what to trace.
-        out: folder of the site; must not exist.
-        on_progress: called after every traced scene.
-
-    Raises:
-        DependencyError: the ray tracer does not work here; nothing was written.
-        DataError: the folder exists or cannot be written, or `<out>.partial` belongs to another scenario or version.
-    """
-    out = Path(out)
-    if out.exists():
-        raise DataError("the folder of the new site exists", where=str(out), fix="name another folder or remove it")
-    report = probe()
-    work = out.with_name(f"{out.name}.partial")
-    try:
-        _claim(work, scenario, report.packages)
-        _trace_missing(scenario, work, on_progress)
-        site = _assemble(scenario, _scene_files(scenario, work), out, report)
-        shutil.rmtree(work)
-    except OSError as error:
-        raise DataError(
-            f"the trace cannot be stored: {error.strerror or error}",
-            where=str(work),
-            fix="free space on the disk or name another folder; the finished scenes are kept",
-        ) from None
-    return site
-
-
-def _scene_files(scenario: Scenario, work: Path) -> list[Path]:
-    return [work / f"scene_{scene:05d}.npz" for scene in range(scenario.scenes)]
-
-
-def _trace_missing(scenario: Scenario, work: Path, on_progress: Callable[[SceneProgress], None] | None) -> None:
-    files = _scene_files(scenario, work)
-    missing = [scene for scene, file in enumerate(files) if not file.exists()]
-    if not missing:  # only the last step is left, so the scene need not be built
-        return
-    started = time.monotonic()
-    resumed = len(files) - len(missing)
-    tracer = Tracer(scenario)
-    for traced, scene in enumerate(missing, start=1):
-        _save(tracer.trace(scene), files[scene])
-        if on_progress is not None:
-            on_progress(SceneProgress(resumed + traced, len(files), time.monotonic() - started, resumed))
-
-
-def _claim(work: Path, scenario: Scenario, packages: dict[str, str]) -> None:
-    """Open the working folder, or refuse one that holds scenes of something else."""
-    content = {"scenario": scenario.model_dump(mode="json"), "packages": packages}
-    identity = json.dumps(content, sort_keys=True, indent=1)
-    claim = work / "trace.json"
-    if claim.exists():
-        if claim.read_text(encoding="utf-8") != identity:
-            raise DataError(
-                "the unfinished trace in this folder is of another scenario or other package versions",
-                where=str(work),
-                allowed="the scenario and versions it was started with",
-                fix="remove the folder to start again, or name another output folder",
-            )
-        return
-    if work.exists() and any(work.iterdir()):
-        raise DataError("the working folder holds something else", where=str(work), fix="name another output folder")
-    work.mkdir(parents=True, exist_ok=True)
-    _replace(claim, identity.encode())
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(file)
-    sync_folder(file.parent)
-
-
-def _save(scene: TracedScene, file: Path) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("wb") as handle:
-        np.savez_compressed(handle, **vars(scene))
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(file)
-    sync_folder(file.parent)
-
-
-def _load(file: Path) -> TracedScene:
-    with np.load(file) as arrays:
-        return TracedScene(**{name: arrays[name] for name in arrays.files})
-
-
-def _assemble(scenario: Scenario, files: list[Path], out: Path, report: ProbeReport) -> Site:
-    storage = scenario.storage
-    text = json.dumps(scenario.model_dump(mode="json"), sort_keys=True)
-    agreement = []
-    with SiteWriter(
-        out,
-        name=scenario.name,
-        carrier_hz=scenario.carrier_hz,
-        base_station_m=scenario.base_station_m,
-        position_m=user_positions(scenario),
-        max_paths=scenario.max_paths,
-    ) as writer:
-        for file, time_s in zip(files, scenario.scene_times_s(), strict=True):
-            scene = _load(file)
-            vehicles = VehicleBoxes(scene.vehicle, tuple(map(str, scene.kind)), scene.box.astype(np.float64))
-            writer.add(ScenePaths(**{name: getattr(scene, name) for name in ROW_TYPES}), float(time_s), vehicles)
-            agreement.append(float(scene.los_agreement))
-        return writer.finish(
-            condition_source="straight line to the base station against the boxes of houses, kiosks and vehicles",
-            static_boxes=[box.model_dump(mode="json") for box in static_boxes(scenario)],
-            solver={
-                **scenario.solver.model_dump(mode="json"),
-                **report.packages,
-                "llvm": report.llvm_version,
-                "variant": VARIANT,
-                "antennas": "isotropic, vertical polarization, at both ends",
-                "los_agreement": float(np.mean(agreement)),
-                "scenario_hash": hashlib.sha256(text.encode()).hexdigest(),
-            },
-            precision=(
-                f"mantissas rounded to {storage.gain_bits} bits (gain), {storage.delay_bits} bits (delay) and "
-                f"{storage.angle_bits} bits (angles); paths more than {storage.weakest_path_db:g} dB below the strongest "
-                "of their row are dropped and count as dropped power"
-            ),
-            scenario_yaml=_scenario_yaml(scenario),
-        )
-
-
-def _scenario_yaml(scenario: Scenario) -> str:
-    import yaml
-
-    return yaml.safe_dump(scenario.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)

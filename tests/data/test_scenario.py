@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -94,11 +95,41 @@ def test_consecutive_scenes_are_decorrelated() -> None:
     assert abs((deviation[1:] * deviation[:-1]).mean() / (deviation**2).mean()) < 0.15
 
 
-def test_users_and_base_station_are_outside_all_buildings() -> None:
-    points = np.vstack([user_positions(CANYON), CANYON.base_station_m])
-    for box in static_boxes(CANYON):
+@pytest.mark.parametrize("name", list_scenarios())
+def test_users_and_base_station_are_outside_all_buildings(name: str) -> None:
+    scenario = load_scenario(name)
+    points = np.vstack([user_positions(scenario), scenario.base_station_m])
+    for box in static_boxes(scenario):
         limits = np.array(box.box).reshape(3, 2)
         assert not ((limits[:, 0] <= points) & (points <= limits[:, 1])).all(1).any(), box.name
+
+
+def test_the_canyon_has_the_papers_size_and_every_condition() -> None:
+    canyon = load_scenario("canyon")
+    positions, walls, traffic = user_positions(canyon), static_boxes(canyon), Traffic(canyon)
+    assert positions.shape == (3784, 3)
+    assert (canyon.scenes, canyon.max_paths, canyon.carrier_hz) == (120, 25, 3.5e9)
+    conditions = np.stack(
+        [
+            classify(positions, canyon.base_station_m, walls, traffic.boxes(time_s).box)
+            for time_s in canyon.scene_times_s()[::6]  # a quarter of a second each
+        ]
+    )
+    assert 0.05 < (conditions == 1).mean() < 0.25
+    assert 0.10 < (conditions == 2).mean() < 0.40
+    assert (conditions == 0).mean() > 0.4
+
+
+def test_the_two_canyons_differ_in_their_users_and_how_they_are_solved_alone() -> None:
+    small, large = CANYON.model_dump(), load_scenario("canyon").model_dump()
+    assert {key for key in small if small[key] != large[key]} == {"name", "users", "solver"}
+
+
+def test_the_first_scenes_are_a_scenario() -> None:
+    assert CANYON.first_scenes(3) == changed(scenes=3)
+    for scenes in (0, 121):
+        with pytest.raises(SpecError, match=f"no {scenes} scenes"):
+            CANYON.first_scenes(scenes)
 
 
 def test_generated_houses_leave_the_cross_streets_open() -> None:
@@ -162,33 +193,76 @@ def test_unknown_scenario_names_the_nearest() -> None:
         load_scenario("canyon_smal")
 
 
+def part(name: str, **values: object) -> dict[str, object]:
+    """A change of some keys of one part of the scenario."""
+    return {name: CANYON.model_dump(mode="json")[name] | values}
+
+
+def lanes(*y_m: float) -> list[dict[str, object]]:
+    return [{"y_m": y, "direction": 1, "speed_m_s": 9} for y in y_m]
+
+
+def brick(name: str, *box: float) -> dict[str, object]:
+    return {"name": name, "material": "brick", "box": list(box)}
+
+
+LORRY = {"name": "lorry", "share": 1, "length_m": 10, "width_m": 2.5, "parts": [[0, 1, 0.5, 3.8]]}
+
+
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "key", "words"),
     [
-        ({"base_station_m": (33.0, 10.0, 6.0)}, "base station is inside 'protruding_house'"),
-        ({"users": CANYON.users.model_dump() | {"y_start_m": -30.0}}, "is inside 'house_south"),
-        ({"users": CANYON.users.model_dump() | {"y_start_m": -6.0}}, "stand in the lane"),
-        ({"scenes": 0}, "scenes"),
-        ({"speed": 3}, "speed"),
+        ({"base_station_m": (33.0, 10.0, 6.0)}, "base_station_m", "base station is inside 'protruding_house'"),
+        ({"base_station_m": (3.0, 10.0, 0.0)}, "base_station_m", "not above the ground"),
+        ({"base_station_m": (3.0, 2.5, 3.0)}, "traffic.lanes[2].y_m: 1.9", "the base station stands in this lane"),
+        (part("users", y_start_m=-30.0), "users", "inside a box, the first at [-89.0, -30.0, 1.0] in 'house_south_2'"),
         (
-            {"traffic": CANYON.traffic.model_dump() | {"lanes": [{"y_m": -8.5, "direction": 1, "speed_m_s": 9}]}},
-            "stands in the lane",
+            part("users", y_start_m=-9.0, rows=1),
+            "users",
+            "user positions are inside a box, the first at [-69.8, -9.0, 1.0] in 'kiosk_0'",
         ),
+        (part("users", y_start_m=-7.5, rows=2), "traffic.lanes[0].y_m: -5.6", "40 user positions are in this lane"),
+        ({"scenes": 0}, "scenes", "0"),
+        ({"speed": 3}, "speed", "speed"),
         (
-            {
-                "traffic": CANYON.traffic.model_dump()
-                | {"lanes": [{"y_m": y, "direction": 1, "speed_m_s": 9} for y in (0.0, 1.0)]}
-            },
-            "are 1 m apart",
+            part("traffic", lanes=lanes(-8.5)),
+            "traffic.lanes[0].y_m: -8.5",
+            "'kiosk_0' and 4 more boxes stand in this lane",
         ),
-        ({"boxes": [{"name": "a", "material": "brick", "box": [1, 0, 0, 1, 0, 1]}]}, "x0 < x1"),
+        (part("traffic", lanes=lanes(0.0, 30.0)), "traffic.lanes[1].y_m: 30", "'house_north_"),
+        (part("traffic", lanes=lanes(1.0, 0.0)), "traffic.lanes[1].y_m", "at y = 0 and 1 m overlap"),
+        (part("traffic", lane_width_m=3.75), "traffic.lanes[1].y_m", "at least lane_width_m = 3.75 m"),
+        (part("traffic", lane_width_m=2.9), "traffic.lateral_m: 0.25", "needs 3 m, and the lanes are 2.9 m wide"),
+        (part("traffic", lateral_m=0.6), "traffic.lateral_m: 0.6", "needs 3.7 m"),
+        (part("traffic", x_range_m=[0, 11.5]), "traffic.x_range_m", "is 11.5 m long, and a 'bus' is 12 m long"),
+        (part("traffic", kinds=[LORRY, LORRY]), "traffic.kinds[1].name: 'lorry'", "two kinds have this name"),
+        ({"boxes": [brick("a", 1, 0, 0, 1, 0, 1)]}, "boxes[0].box", "x0 < x1"),
+        ({"boxes": [brick("a", 0, 1, 9, 10, 0, 1)] * 2}, "boxes[1].name: 'a'", "two boxes have this name"),
+        ({"boxes": [brick("house_north_0", 0, 1, 9, 10, 0, 1)]}, "boxes[0].name", "two boxes have this name"),
+        ({"boxes": [brick("study_ground", 0, 1, 9, 10, 0, 1)]}, "boxes[0].name", "the tracer gives such names"),
     ],
 )
-def test_impossible_scenarios_are_refused(change: dict[str, object], words: str, tmp_path: Path) -> None:
-    import json
-
-    values = json.loads(json.dumps(CANYON.model_dump(mode="json") | change))
+def test_impossible_scenarios_are_refused(change: dict[str, object], key: str, words: str, tmp_path: Path) -> None:
+    values = CANYON.model_dump(mode="json") | change
     file = tmp_path / "scenario.yaml"
     file.write_text(json.dumps(values))  # JSON is YAML
-    with pytest.raises(SpecError, match=words):
+    with pytest.raises(SpecError) as caught:
         load_scenario(file)
+    assert f"scenario.yaml:1  {key}" in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    change = {"base_station_m": (33.0, 10.0, 6.0), **part("traffic", lanes=lanes(-8.5))}
+    file = tmp_path / "scenario.yaml"
+    file.write_text(json.dumps(CANYON.model_dump(mode="json") | change))
+    with pytest.raises(SpecError) as caught:
+        load_scenario(file)
+    assert [problem.key_path for problem in caught.value.problems] == ["base_station_m", "traffic.lanes[0].y_m"]
+
+
+def test_a_bridge_may_cross_the_lanes() -> None:
+    height = CANYON.traffic.clearance_m
+    assert height == 3.8
+    over = [{"name": "bridge", "material": "concrete", "box": (0, 4, -8, 8, height, height + 1)}]
+    assert changed(boxes=over).boxes[0].name == "bridge"

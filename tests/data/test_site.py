@@ -249,6 +249,15 @@ def test_a_site_needs_a_scene_and_positions(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_negative_zeros_in_the_padding_change_nothing(tmp_path: Path) -> None:
+    table = make_table()
+    gain = np.where(table.valid, table.gain, np.complex64(complex(-0.0, -0.0)))
+    assert np.signbit(gain.real).any()
+    site = write(tmp_path / "tiny", replace(table, gain=gain))
+    assert_equal_tables(site.read_paths(), table)
+    assert site.data_hash == write(tmp_path / "plain", table).data_hash
+
+
 def test_many_scenes_are_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("study.data.site._ROWS_PER_FILE", 8)  # two scenes of four positions
     table = make_table(7)
@@ -499,25 +508,6 @@ def test_sites_are_found_by_name_in_extra_folders(site: Site) -> None:
 def test_an_empty_name_is_no_site() -> None:
     with pytest.raises(DataError, match="unknown site"):
         open_site("")
-
-
-def test_the_summary_holds_plain_numbers(site: Site) -> None:
-    summary = site_summary(site)
-    assert json.loads(json.dumps(summary)) == summary
-    assert sum(part["share"] for part in summary["conditions"].values()) == pytest.approx(1)
-    assert summary["size_bytes"] > 0
-
-
-def test_the_summary_of_a_site_without_any_path(tmp_path: Path) -> None:
-    table = make_table()
-    empty = {
-        name: np.zeros_like(getattr(table, name))
-        for name in ("gain", "delay_s", "zenith_rad", "azimuth_rad", "interaction", "paths")
-    }
-    summary = site_summary(write(tmp_path / "dark", replace(table, **empty)))
-    assert summary["rows_without_paths"] == 1
-    assert summary["rms_delay_spread_ns"] is None
-    json.dumps(summary, allow_nan=False)
 
 
 # --- The site that ships ------------------------------------------------------------------------------------------

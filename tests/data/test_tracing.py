@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pytest
 import yaml
+from conftest import Result
+from rich.console import Console
 
+from cluster.model import Cluster
+from study import site_tracing
+from study.console import TraceDisplay
 from study.data import tracing
+from study.data.path_table import PER_PATH, ROW_TYPES, keep_strongest
 from study.data.scenario import Scenario, load_scenario
-from study.data.site import PathTable, open_site
-from study.data.tracing import SceneProgress, Tracer, find_llvm, probe, round_mantissa, trace_site
-from study.errors import DataError, DependencyError
+from study.data.site import Site, open_site
+from study.data.tracing import ProbeReport, TracedScene, Tracer, find_llvm, memory_need, probe, round_mantissa
+from study.data.unfinished_site import DamagedScene, UnfinishedSite
+from study.errors import ClusterError, DataError, DependencyError
+from study.site_tracing import SceneProgress, TracePlan, trace_site
 
 T = TypeVar("T", bound=Callable[..., None])
 
 CANYON = load_scenario("canyon_small")
 OLD_LLVM = sorted(Path("/usr/lib/x86_64-linux-gnu").glob("libLLVM-1[456]*.so.1"))
 
-TRACE_IN_A_PROCESS = """
-import sys
-from pathlib import Path
-from study.data.scenario import load_scenario
-from study.data.tracing import trace_site
-trace_site(load_scenario(sys.argv[1]), Path(sys.argv[2]))
-"""
+LOCAL = Cluster.model_validate({})
 
 
 def traced(test: T) -> T:
@@ -53,9 +55,30 @@ def tiny(scenes: int = 2, seed: int = 1) -> Scenario:
     return Scenario.model_validate(values)
 
 
-def assert_equal_tables(ours: PathTable, theirs: PathTable) -> None:
+def assert_equal_scenes(ours: TracedScene, theirs: TracedScene) -> None:
     for name, values in vars(ours).items():
         np.testing.assert_array_equal(values, getattr(theirs, name), err_msg=name)
+
+
+class Told:
+    """Remembers what a trace told."""
+
+    def __init__(self) -> None:
+        self.plans: list[TracePlan] = []
+        self.damaged: list[DamagedScene] = []
+        self.progress: list[SceneProgress] = []
+
+    def trace_started(self, plan: TracePlan) -> None:
+        self.plans.append(plan)
+
+    def scene_damaged(self, damaged: DamagedScene) -> None:
+        self.damaged.append(damaged)
+
+    def scene_traced(self, progress: SceneProgress) -> None:
+        self.progress.append(progress)
+
+    def tick(self) -> None:
+        pass
 
 
 def test_rounding_keeps_the_relative_error_small() -> None:
@@ -72,13 +95,13 @@ def test_strongest_paths_are_kept_and_the_rest_is_accounted_for() -> None:
     gain = np.array([[1, 0.5, 2, 0.001, 9], [0, 0, 0, 0, 0]], np.complex64)
     valid = np.array([[1, 1, 1, 1, 0], [0] * 5], bool)
     delay = np.array([[1, 2, 3, 4, 5], [0] * 5], float)
-    kept = tracing._strongest(gain, valid, [(delay, np.float32)], 2, weakest_db=50)
+    kept = keep_strongest(gain, valid, [(delay, np.float32)], 2, weakest_db=50)
     np.testing.assert_array_equal(kept.gain, [[2, 1], [0, 0]])
     np.testing.assert_array_equal(kept.columns[0], [[3, 1], [0, 0]])
     np.testing.assert_array_equal(kept.paths, [2, 0])
     np.testing.assert_array_equal(kept.paths_found, [4, 0])
     np.testing.assert_allclose(kept.dropped_power, [(0.25 + 1e-6) / (5.25 + 1e-6), 0], rtol=1e-6)
-    wide = tracing._strongest(gain, valid, [(delay, np.float32)], 7, weakest_db=50)
+    wide = keep_strongest(gain, valid, [(delay, np.float32)], 7, weakest_db=50)
     np.testing.assert_array_equal(wide.paths, [3, 0])  # 66 dB below the strongest is too weak
     assert wide.gain.shape == (2, 7)
 
@@ -90,7 +113,7 @@ def test_an_llvm_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tracing, "_versions", lambda: {"sionna-rt": "2.2.0", "mitsuba": "3.9.1", "drjit": "1.5.0"})
     monkeypatch.setenv("DRJIT_LIBLLVM_PATH", str(tmp_path / "libLLVM.so.19"))
     with pytest.raises(DependencyError, match="does not exist") as caught:
-        trace_site(tiny(), tmp_path / "site")
+        trace_site(tiny(), tmp_path / "site", LOCAL)
     assert "LLVM ≥ 17" in str(caught.value)
     assert "karellen-llvm-core" in str(caught.value)
     assert "LLVM 19" in str(caught.value)
@@ -100,7 +123,7 @@ def test_an_llvm_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "PACKAGES", ("sionna-rt-that-is-not-there",))
     with pytest.raises(DependencyError, match="needs sionna-rt-that-is-not-there"):
-        trace_site(tiny(), tmp_path / "site")
+        trace_site(tiny(), tmp_path / "site", LOCAL)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,7 +158,7 @@ def test_the_environment_names_the_llvm(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_llvm_that_is_too_old(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRJIT_LIBLLVM_PATH", str(library))
     with pytest.raises(DependencyError, match=r"signal|status") as caught:
-        trace_site(tiny(), tmp_path / "site")
+        trace_site(tiny(), tmp_path / "site", LOCAL)
     message = str(caught.value)
     assert str(library) in message
     assert "too old" in message
@@ -150,44 +173,7 @@ def test_the_probe_accepts_this_machine() -> None:
     assert probe().packages["sionna-rt"].startswith("2.2")
 
 
-# --- Tracing ------------------------------------------------------------------------------------------------------
-
-
-@traced
-def test_tracing_twice_gives_equal_paths_and_a_killed_trace_goes_on(tmp_path: Path) -> None:
-    scenario = tiny(scenes=12)  # enough that the process is killed between two of them
-    once = trace_site(scenario, tmp_path / "once")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["once"]
-    assert (once.read_paths().paths > 0).all()
-
-    file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump(scenario.model_dump(mode="json")))
-    work = tmp_path / "again.partial"
-    command = [sys.executable, "-c", TRACE_IN_A_PROCESS, str(file), str(tmp_path / "again")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        deadline = time.monotonic() + 300
-        while not (work / "scene_00000.npz").exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
-    finally:
-        process.kill()
-        _, errors = process.communicate()
-    assert not (tmp_path / "again").exists(), errors
-
-    with pytest.raises(DataError, match="of another scenario"):
-        trace_site(tiny(scenes=12, seed=2), tmp_path / "again")
-
-    progress: list[SceneProgress] = []
-    again = trace_site(scenario, tmp_path / "again", on_progress=progress.append)
-    assert progress[0].resumed >= 1
-    assert progress[-1].done == progress[-1].scenes == 12
-    assert_equal_tables(again.read_paths(), once.read_paths())
-    assert again.data_hash == once.data_hash
-    assert not work.exists()
-
-    with pytest.raises(DataError, match="exists"):
-        trace_site(scenario, tmp_path / "again")
+# --- One scene ----------------------------------------------------------------------------------------------------
 
 
 @traced
@@ -209,11 +195,357 @@ def test_the_embedded_site_can_be_traced_again() -> None:
 
 
 @traced
+def test_the_paths_do_not_depend_on_threads_nor_on_later_scenes() -> None:
+    expected = Tracer(tiny(scenes=2), threads=1).trace(1)
+    assert (expected.paths > 0).all()
+    assert_equal_scenes(Tracer(tiny(scenes=2), threads=2).trace(1), expected)
+    assert_equal_scenes(Tracer(tiny(scenes=40), threads=2).trace(1), expected)
+
+
+# --- Sharing out --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("machines", "expected"),
+    [
+        ([(2, 20)], (2, 1)),
+        ([(1, 20), (1, 20)], (1, 2)),
+        ([(3, 20)], (1, 3)),
+        ([(8, 9)], (4, 2)),  # memory for two tasks alone: four threads for each
+        ([(16, 100), (1, 2)], (2, 8)),
+    ],
+)
+def test_tasks_keep_most_cpus_busy_within_the_memory(
+    machines: list[tuple[int, int]], expected: tuple[int, int]
+) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": cpus, "memory": gb * 1e9}} for cpus, gb in machines]
+    gone = {"Alive": False, "Resources": {"CPU": 64, "memory": 1e12}}
+    assert site_tracing._share([*nodes, gone], int(4e9), "local") == expected
+
+
+def test_a_machine_without_enough_memory_is_refused() -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 8, "memory": 2e9}}]
+    with pytest.raises(ClusterError, match=r"takes 1 CPU and 4\.0 GB of memory, and the largest machine has 2\.0 GB"):
+        site_tracing._share(nodes, int(4e9), "local")
+
+
+def test_a_scene_of_the_papers_size_fits_into_six_gigabytes() -> None:
+    assert memory_need(load_scenario("canyon")) < 6e9
+
+
+def test_a_machine_with_other_versions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ProbeReport({"sionna-rt": "2.2.1"}, None, "19.1")
+    monkeypatch.setattr(site_tracing, "probe", lambda: found)
+    site_tracing._check_machine(site_tracing._versions(found))
+    with pytest.raises(DependencyError, match=r"sionna-rt 2\.2\.1, LLVM 19\.1") as caught:
+        site_tracing._check_machine("sionna-rt 2.2.0, LLVM 19.1")
+    assert caught.value.where
+
+    def broken() -> ProbeReport:
+        raise DependencyError("the ray tracer was ended by signal 6", fix="install it")
+
+    monkeypatch.setattr(site_tracing, "probe", broken)
+    with pytest.raises(DependencyError, match="signal 6") as caught:
+        site_tracing._check_machine("sionna-rt 2.2.0, LLVM 19.1")
+    assert caught.value.where
+
+
+# --- Unfinished sites ---------------------------------------------------------------------------------------------
+
+REPORT = ProbeReport({"sionna-rt": "2.2.0"}, None, "19.1")
+
+
+def made_up_scene(scenario: Scenario) -> TracedScene:
+    users = scenario.users.columns * scenario.users.rows
+    columns = {
+        name: np.zeros((users, scenario.max_paths) if name in PER_PATH else users, kind)
+        for name, kind in ROW_TYPES.items()
+    }
+    return TracedScene(
+        **columns,
+        los_agreement=np.array(1.0),
+        vehicle=np.zeros(0, np.int32),
+        kind=np.zeros(0, str),
+        box=np.zeros((0, 6), np.float32),
+    )
+
+
+def test_damaged_scenes_are_found_and_traced_again(tmp_path: Path) -> None:
+    scenario = tiny(scenes=5)
+    unfinished = UnfinishedSite(scenario, tmp_path / "site", REPORT)
+    with unfinished.claimed():
+        assert unfinished.missing() == ([0, 1, 2, 3, 4], [])
+        for scene in range(4):
+            unfinished.save(scene, made_up_scene(scenario))
+        files = sorted(unfinished.folder.glob("*.npz"))
+        whole = files[0].read_bytes()
+        files[0].write_bytes(whole[: len(whole) // 2])
+        files[1].write_bytes(b"")
+        files[2].write_bytes(whole[:200] + bytes([whole[200] ^ 255]) + whole[201:])
+        wanted, damaged = unfinished.missing()
+        assert wanted == [0, 1, 2, 4]
+        assert [(item.scene, item.file) for item in damaged] == list(enumerate(files[:3]))
+        assert unfinished.kept == 1
+        for scene in wanted:
+            unfinished.save(scene, made_up_scene(scenario))
+        assert unfinished.finish().scenes == 5
+    assert [file.name for file in tmp_path.iterdir()] == ["site"]
+
+
+def test_one_process_at_a_time_and_one_scenario(tmp_path: Path) -> None:
+    unfinished = UnfinishedSite(tiny(), tmp_path / "site", REPORT)
+    with unfinished.claimed():
+        with pytest.raises(DataError, match="another process is tracing"), unfinished.claimed():
+            pass
+    for scenario, report in (
+        (tiny(seed=2), REPORT),
+        (tiny().first_scenes(1), REPORT),
+        (tiny(), ProbeReport(REPORT.packages, None, "20")),
+    ):
+        with pytest.raises(DataError, match="of another scenario, number of scenes or package version"):
+            with UnfinishedSite(scenario, tmp_path / "site", report).claimed():
+                pass
+    with unfinished.claimed():
+        pass
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     work = tmp_path / "site.partial"
     work.mkdir()
     (work / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="something else"):
-        trace_site(tiny(), tmp_path / "site")
-    assert (work / "notes.txt").read_text() == "mine"
-    shutil.rmtree(work)
+    with pytest.raises(DataError, match="something else"), UnfinishedSite(tiny(), tmp_path / "site", REPORT).claimed():
+        pass
+    assert [(file.name, file.read_text()) for file in work.iterdir()] == [("notes.txt", "mine")]
+
+
+def test_a_site_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="exists"):
+        trace_site(tiny(), tmp_path, LOCAL)
+
+
+# --- The command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--scenes", "121"], ["no 121 scenes", "1 … 120"]),
+        (["--scenes", "0"], ["scenes"]),
+        (["--cluster", "moon"], ["moon", "local"]),
+    ],
+)
+def test_options_that_cannot_be_used(
+    cli: Callable[..., Result], tmp_path: Path, options: list[str], words: list[str]
+) -> None:
+    result = cli("data", "trace", "canyon_small", "--out", tmp_path / "site", *options)
+    assert result.code == 2
+    assert all(word in result.err for word in words), result.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_display_shows_what_a_scene_took_and_what_is_left(terminal: bool) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=terminal, width=120, soft_wrap=True, highlight=False)
+    progress = SceneProgress(
+        scene=7,
+        done=3,
+        scenes=5,
+        resumed=1,
+        seconds=60.0,
+        scene_seconds=31.5,
+        peak_memory_bytes=2_800_000_000,
+        machine="tower",
+        node="abc",
+    )
+    with TraceDisplay(console) as display:
+        display.scene_damaged(DamagedScene(4, Path("scene_00004.npz"), "cut short"))
+        display.trace_started(TracePlan(scenes=5, kept=1, at_once=2, threads=2, memory_bytes=3_300_000_000))
+        display.scene_traced(progress)
+        display.stopping = True
+        display.tick()
+    shown = screen.getvalue()
+    assert "scene 4 is traced again: scene_00004.npz (cut short)" in shown
+    assert "5 scenes, 1 of them finished before; 2 at a time, each with 2 CPUs and 3.3 GB set aside" in shown
+    assert "[3/5]  scene 7: 31.5 s on tower, peak memory 2.8 GB" in shown
+    assert "1 min 0 s left" in shown or terminal
+    assert ("stopping" in shown) == terminal
+
+
+# --- Whole sites, on Ray ------------------------------------------------------------------------------------------
+
+# Enough that a process is stopped between two of them, and that a second machine gets its share.
+LONG = 24
+
+
+class Driver:
+    """``study data trace`` as a process of its own, in a session of its own."""
+
+    def __init__(self, scenario: Path, out: Path, before: str = "") -> None:
+        self.work = out.with_name(f"{out.name}.partial")
+        program = f"from study.cli import main\n{before}\nmain()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, "data", "trace", str(scenario), "--out", str(out)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finished(self) -> set[str]:
+        return {file.name for file in self.work.glob("*.npz")}
+
+    def wait_for_scenes(self, number: int) -> None:
+        deadline = time.monotonic() + 240
+        while len(self.finished()) < number:
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, f"waited in vain for {number} scenes"
+            time.sleep(0.02)
+
+    def output(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.read()
+
+    def family(self) -> dict[int, str]:
+        """Process ids and command lines of everything in the session but the driver itself."""
+        found = {}
+        for folder in Path("/proc").iterdir():
+            try:
+                status = (folder / "stat").read_text()
+                session = int(status[status.rindex(")") + 2 :].split()[3])
+                if session == self.process.pid and int(folder.name) != self.process.pid:
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+            except (OSError, ValueError):
+                continue
+        return found
+
+    def wait_until_alone(self) -> None:
+        deadline = time.monotonic() + 120
+        while self.family():
+            assert time.monotonic() < deadline, f"still there: {self.family()}"
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
+    drivers: list[Driver] = []
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(tiny(scenes=LONG).model_dump(mode="json")))
+
+    def begin(before: str = "") -> Driver:
+        drivers.append(Driver(file, tmp_path / "site", before))
+        return drivers[-1]
+
+    yield begin
+    for driver in drivers:
+        for pid in [driver.process.pid, *driver.family()]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        driver.process.wait()
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The tiny site, traced in one go on this machine."""
+    told = Told()
+    folder = tmp_path_factory.mktemp("once")
+    site = trace_site(tiny(scenes=LONG), folder / "site", LOCAL, observer=told)
+    assert site is not None
+    assert [file.name for file in folder.iterdir()] == ["site"]
+    assert (site.read_paths().paths > 0).all()
+    assert [item.done for item in told.progress] == list(range(1, LONG + 1))
+    assert {item.scene for item in told.progress} == set(range(LONG))
+    assert told.progress[-1].seconds_left == 0
+    assert told.plans[0].kept == told.progress[0].resumed == 0
+    # What Ray sets aside is what a process takes at most.
+    assert 0 < max(item.peak_memory_bytes for item in told.progress) < told.plans[0].memory_bytes
+    return site
+
+
+@traced
+@pytest.mark.slow
+def test_a_stopped_and_a_killed_trace_go_on_to_the_same_paths(
+    once: Site, start: Callable[..., Driver], tmp_path: Path
+) -> None:
+    driver = start()
+    driver.wait_for_scenes(1)
+    os.killpg(driver.process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    out = driver.output()
+    assert driver.process.wait(120) == 130, out
+    assert "Traceback" not in out
+    assert f"finished scenes are in {driver.work}" in out
+    assert "run the same command again" in out
+    driver.wait_until_alone()
+    stopped_at = driver.finished()
+    assert 1 <= len(stopped_at) < LONG
+
+    driver = start()
+    driver.wait_for_scenes(len(stopped_at) + 1)
+    driver.process.kill()  # its Ray goes on for some seconds, and writes nothing
+    driver.process.wait()
+    killed_at = driver.finished()
+    assert stopped_at < killed_at
+    assert len(killed_at) < LONG
+    damaged = driver.work / min(killed_at)
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+
+    driver = start()
+    driver.wait_for_scenes(len(killed_at) + 1)
+    worker = next(pid for pid, command in driver.family().items() if command.startswith("ray::_trace_scene"))
+    os.kill(worker, signal.SIGKILL)  # Ray traces its scene again
+    out = driver.output()
+    assert driver.process.wait(240) == 0, out
+    assert str(damaged) in out
+    assert f"{len(killed_at) - 1} of them finished before" in out
+    assert f"[{LONG}/{LONG}]" in out
+    assert open_site(tmp_path / "site").data_hash == once.data_hash
+    assert not driver.work.exists()
+
+
+@traced
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_finished_scenes(start: Callable[..., Driver]) -> None:
+    # After two scenes no file may grow beyond a few bytes: "file too large" stands for "no space left on device".
+    limit = """
+import resource, study.console
+shown = study.console.TraceDisplay.scene_traced
+def scene_traced(display, progress):
+    shown(display, progress)
+    if progress.done == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+study.console.TraceDisplay.scene_traced = scene_traced
+"""
+    driver = start(limit)
+    out = driver.output()
+    assert driver.process.wait(120) == 2, out
+    assert "Traceback" not in out
+    assert "study: scene 2 cannot be written" in out
+    assert str(driver.work / "scene_00002.npz") in out
+    assert "2 finished scenes are kept, and the same command goes on" in out
+    assert driver.finished() == {"scene_00000.npz", "scene_00001.npz"}
+    assert not list(driver.work.glob(".*.tmp"))
+    driver.wait_until_alone()
+
+
+@traced
+@pytest.mark.slow
+def test_two_machines_give_the_paths_of_one(once: Site, tmp_path: Path) -> None:
+    import ray
+    from ray.cluster_utils import Cluster as TwoMachines
+
+    told = Told()
+    machines = TwoMachines(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        machines.add_node(num_cpus=1)
+        machines.wait_for_nodes()
+        cluster = Cluster.model_validate({"address": machines.address})
+        site = trace_site(tiny(scenes=LONG), tmp_path / "site", cluster, observer=told)
+    finally:
+        ray.shutdown()
+        machines.shutdown()
+    assert (told.plans[0].threads, told.plans[0].at_once) == (1, 2)
+    assert len({item.node for item in told.progress}) == 2
+    assert site is not None
+    assert site.data_hash == once.data_hash

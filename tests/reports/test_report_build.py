@@ -15,7 +15,8 @@ from store_factory import Store, full_study, spec
 
 from reports import build
 from reports.build import ReportFiles, build_report
-from reports.figures import FIGURES, Figure, Missing
+from reports.drawing import Figure
+from reports.figures import FIGURES, Missing
 from reports.results import load_results
 from study.errors import ResultsError
 

@@ -1,0 +1,93 @@
+"""How every figure is drawn and written: as SVG, PNG and CSV.
+
+Figures are drawn on ``Figure`` objects of matplotlib, never through pyplot: no global state, no window, no leak.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+
+__all__ = ["INK", "PAPER", "WIDTH", "Figure", "as_csv", "drawing"]
+
+WIDTH = 7.1
+"""Inches: the text width of an A4 page with the report's margins."""
+
+INK = "#1b1f24"
+"""The colour of text and axes; the page replaces it by the colour of its text."""
+
+PAPER = '<rect width="100%" height="100%" fill="white"/>'
+"""The background of an SVG file; the page removes it."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A finished figure: ``svg`` and ``png`` as files hold them, ``data`` as CSV."""
+
+    name: str
+    caption: str
+    alt_text: str
+    svg: str
+    png: bytes
+    data: str
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[Callable[[Canvas, str], tuple[str, bytes]]]:
+    """The settings of every figure; yields the function that writes one."""
+    settings: Any = {
+        "font.family": ["DejaVu Sans"],  # ships with matplotlib, so that layouts agree on every machine
+        "font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 8,
+        "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": INK,
+        "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+        "grid.color": INK, "grid.alpha": 0.1, "grid.linewidth": 0.5, "axes.axisbelow": True, "lines.linewidth": 1.5,
+        "axes.facecolor": "none", "savefig.dpi": 160,
+        # Text stays text: small, searchable and in the reader's own font.
+        "svg.fonttype": "none",
+        # A "$" in a name is a dollar sign, not a formula.
+        "text.parse_math": False, "axes.formatter.use_mathtext": False,
+    }  # fmt: skip
+
+    def write(canvas: Canvas, name: str) -> tuple[str, bytes]:
+        FigureCanvasAgg(canvas)
+        picture, drawing = io.BytesIO(), io.StringIO()
+        canvas.savefig(picture, format="png", facecolor="white")
+        # The salt gives the same ids in every build, and different ones in every figure of a page.
+        with mpl.rc_context({"svg.hashsalt": name}):
+            canvas.savefig(
+                drawing,
+                format="svg",
+                transparent=True,
+                metadata={"Date": None, "Creator": None, "Type": None, "Format": None},
+            )
+        return _clean_svg(drawing.getvalue(), name), picture.getvalue()
+
+    with mpl.rc_context(settings):
+        yield write
+
+
+def _clean_svg(svg: str, name: str) -> str:
+    """Without prologue and metadata, with ids that are unique on a page, in the reader's font."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(?<=[ ])id="([^"<>]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'href="#([^"<>]+)"', rf'href="#{name}-\1"', svg)
+    svg = re.sub(r"url\(#([^()]+)\)", rf"url(#{name}-\1)", svg)
+    svg = svg.replace("'DejaVu Sans'", "system-ui, -apple-system, 'Segoe UI', sans-serif")
+    # A file is read on its own, perhaps in a dark viewer: it brings its paper. The page takes it away again.
+    return re.sub(r"(<svg[^>]*>)", rf"\1{PAPER}", svg, count=1)
+
+
+def as_csv(data: pd.DataFrame) -> str:
+    """The numbers of a figure as CSV."""
+    return data.to_csv(index=False, float_format="%.10g", lineterminator="\n")
