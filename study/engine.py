@@ -44,6 +44,7 @@ from ray.tune.stopper import Stopper
 from cluster.check import Machine, check_resources, this_machine
 from cluster.check import slots as cluster_slots
 from cluster.model import Cluster
+from study.allocator import keep_freed_memory
 from study.data.site import open_site
 from study.errors import ResultsError, StudyError
 from study.observer import RunObserver
@@ -181,6 +182,7 @@ class _TrialProcess(tune.Trainable):
         from study.data.dataset import SiteData
 
         payload: _Payload = config["payload"]
+        keep_freed_memory()
         # One thread per trial and as many trials as cores: with more threads two trials slow each other down.
         torch.set_num_threads(payload.threads)
         device = torch.device("cuda" if payload.gpus else "cpu")
