@@ -2,7 +2,7 @@
 
     python deepmimo_generator.py PATHS.npz MY MZ SUBCARRIERS BANDWIDTH_HZ USERS
 
-Cuts the paths into scenes of so many users, and prints one JSON line: users, seconds for the channels of each scene from
+Cuts the paths into scenes of so many users and prints one JSON line: users, seconds for the channels of each scene from
 its paths, and seconds for those of the last scene again (array responses and powers are kept then).
 """
 
