@@ -5,8 +5,8 @@
 * plain numpy is Eq. (1) and Eqs. (5, 6) for one sample after the other: steering vectors, a sum over the paths, the
   Kronecker product of the two DFT matrices.
 * ours makes batches of 256, as training asks for them.
-* deepmimo's generator makes channels (Eq. 1) and no fingerprints, of scenes of 3,784 users. For the same scene and array
-  again it is faster, because it keeps array responses and powers. It is measured where an environment has it: that of
+* deepmimo's generator makes channels (Eq. 1) and no fingerprints, of scenes of 3,784 users. The same scene again is
+  faster, because it keeps array responses and powers. It is measured where an environment has it: that of
   STUDY_DEEPMIMO_PYTHON, or .venv-deepmimo (`make deepmimo`).
 * Rates are the medians of several rounds in which all take their turn.
 """
