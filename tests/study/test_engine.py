@@ -368,6 +368,32 @@ def test_a_trial_beyond_its_time_limit_is_stopped(write_spec: WriteSpec, tmp_pat
     assert "time limit" in row["error"]
 
 
+@pytest.mark.parametrize(("limit_mb", "how"), [(0, "per batch"), (1000, "kept"), (None, "kept")])
+def test_the_cluster_file_limits_the_memory_for_fingerprints(
+    write_spec: WriteSpec, tmp_path: Path, limit_mb: int | None, how: str
+) -> None:
+    from rich.console import Console
+
+    from study import engine
+    from study.console import RunDisplay
+    from study.data.site import open_site
+    from study.spec.expand import expand
+
+    spec = load_yaml(write_spec(), StudySpec, kind="study spec")
+    site = open_site("canyon_small")
+    trial = next(cell for cell in expand(spec) if cell.method == "MEAN").trial(0, site.data_hash)
+    payload = _payload(tmp_path, site.folder, fingerprint_memory_mb=limit_mb)
+    process = engine._TrialProcess({"payload": payload, "trial": json.dumps(vars(trial))})
+    assert process.step()["done"]
+    (row,) = Store(tmp_path).load().rows.values()
+    assert row["fingerprints"] == how
+    console = Console(record=True, width=200)
+    display = RunDisplay(console, [])
+    display.trial_finished(row)
+    display.trial_finished(row)
+    assert console.export_text().count("made for each batch") == (how == "per batch")
+
+
 @pytest.mark.parametrize("retries", [0, 2])
 def test_a_lost_trial_is_handed_out_again_as_often_as_the_cluster_file_says(
     write_spec: WriteSpec, retries: int
