@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,6 +178,56 @@ def _container_cpus() -> int | None:
         return int(quota) // int(period) if int(quota) > 0 else None
     except (OSError, ValueError):  # no control groups, or "max": no limit
         return None
+
+
+def free_machine_bytes(root: Path = Path("/")) -> int:
+    """Memory that this process could still take: the machine's, or what is left of its control group's limit.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+    """
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # a guess, where nothing is said below
+    try:
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    for folder, limit, used in _memory_groups(root):
+        try:
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
+            # Files that were read are kept in memory, and count as used until something needs the room.
+            for line in (folder / "memory.stat").read_text().splitlines():
+                name, _, value = line.partition(" ")
+                if name == ("inactive_file" if limit == "memory.max" else "total_inactive_file"):
+                    left += int(value)
+            free = min(free, left)
+        except (OSError, ValueError):  # no such group, or "max": no limit
+            continue
+    return max(0, free)
+
+
+def _memory_groups(root: Path) -> Iterator[tuple[Path, str, str]]:
+    """This process's control groups and those around them, with the names of their limit and use."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    mount = root / "sys/fs/cgroup"
+    for line in ["0::/", "0:memory:/", *lines]:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            base, limit, used = mount, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            base, limit, used = mount / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        folder = base / path.lstrip("/")
+        while folder != base:
+            yield folder, limit, used
+            folder = folder.parent
+        yield base, limit, used
 
 
 def _usable_gpus() -> int:

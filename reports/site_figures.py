@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
+from scipy.constants import speed_of_light
 
 from reports.drawing import INK, WIDTH, Figure, as_csv, drawing
 from reports.site_map import CONDITION_COLOURS
@@ -27,7 +28,6 @@ _FLOOR_DB = -40.0
 _MOST_POINTS = 300
 _DISTANCE_BINS = 24
 _LEAST_ROWS = 5  # for a median and its range
-_SPEED_OF_LIGHT_M_S = 299_792_458.0
 
 _LINES: Mapping[str, Any] = {"LOS": "solid", "DNLOS": (0, (5, 1.6)), "SNLOS": (0, (1.4, 1.2))}
 _MARKERS: Mapping[str, str] = {"LOS": "o", "DNLOS": "^", "SNLOS": "s"}
@@ -234,7 +234,7 @@ def power_over_distance(view: SiteView, own: NDArray[np.bool_]) -> pd.DataFrame:
 
 def free_space_db(distance_m: NDArray[np.float64], carrier_hz: float) -> NDArray[np.float64]:
     """Received power between isotropic antennas in free space, relative to the transmitted."""
-    result: NDArray[np.float64] = 20 * np.log10(_SPEED_OF_LIGHT_M_S / carrier_hz / (4 * np.pi * distance_m))
+    result: NDArray[np.float64] = 20 * np.log10(speed_of_light / carrier_hz / (4 * np.pi * distance_m))
     return result
 
 

@@ -30,7 +30,7 @@ _GENERATOR = "study data info"
 
 def default_file(site_name: str) -> Path:
     """``<site name>.html`` in the current folder; characters that would lead elsewhere become underscores."""
-    return Path(re.sub(r"[^\w.\- ]", "_", site_name).lstrip(".") + ".html")
+    return Path((re.sub(r"[^\w.\- ]", "_", site_name).lstrip(".") or "site") + ".html")
 
 
 def write_site_page(view: SiteView, file: Path) -> None:

@@ -280,7 +280,18 @@ def describe_split(results: Results) -> str:
         return f"Site {results.site}; {splits.pop()}."
     if not splits:
         return f"Site {results.site}."
-    return f"Site {results.site}; the split is an axis, from “{min(splits)}” to “{max(splits)}”."
+    varying = [
+        f"{axis_label(path)}: {', '.join(map(value_label, values))}"
+        for path, values in results.spec.axes.items()
+        if path.startswith("split.")
+    ]
+    if not varying:  # trials that the spec no longer asks for
+        return f"Site {results.site}; several splits: {' / '.join(sorted(splits))}."
+    return f"Site {results.site}; the split is an axis ({'; '.join(varying)}); its base: {_base_split(results)}."
+
+
+def _base_split(results: Results) -> str:
+    return results.spec.base.split.describe()
 
 
 def describe_selection(results: Results) -> str:

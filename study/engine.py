@@ -41,7 +41,7 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from cluster.check import Machine, check_resources, this_machine
+from cluster.check import Machine, check_resources
 from cluster.check import slots as cluster_slots
 from cluster.model import Cluster
 from study.allocator import keep_freed_memory
@@ -99,8 +99,8 @@ def execute(
         available = Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
         check_resources(cluster, available)
         slots = cluster_slots(cluster, available.cpus, available.gpus)
-        searcher = _QueueSearcher(queue, first, observer, cluster.max_retries)
         stopper = _RunStopper(should_stop)
+        searcher = _QueueSearcher(queue, first, store, observer, stopper, cluster.max_retries)
         payload = _Payload(
             store.folder.resolve(),
             site_folder.resolve(),
@@ -108,7 +108,8 @@ def execute(
             cluster.gpu_memory_share,
             cluster.trial_time_limit_s,
             cluster.fingerprint_memory_mb,
-            resources.gpu,
+            _device_share(cluster),
+            resources.gpu > 0,
             max(1, int(resources.cpu)),
             (socket.gethostname(), os.getpid()),
         )
@@ -142,6 +143,16 @@ def execute(
             ray.shutdown()
 
 
+def _device_share(cluster: Cluster) -> float:
+    """A trial's share of the memory it trains in: of its GPU, or of the machine that runs the most trials at a time."""
+    gpu = cluster.resources_per_trial.gpu
+    if gpu > 0:
+        return min(1.0, gpu, cluster.gpu_memory_share or 1.0)
+    cores = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    fit = int(cores / cluster.resources_per_trial.cpu)
+    return 1 / max(1, fit if cluster.slots is None else min(fit, cluster.slots))
+
+
 @dataclass(frozen=True)
 class _Payload:
     """What every trial process gets beside its trial."""
@@ -152,7 +163,8 @@ class _Payload:
     gpu_memory_share: float | None
     time_limit_s: float | None
     fingerprint_memory_mb: int | None
-    gpus: float
+    device_share: float
+    gpu: bool
     threads: int
     driver: tuple[str, int]
 
@@ -185,16 +197,15 @@ class _TrialProcess(tune.Trainable):
         keep_freed_memory()
         # One thread per trial and as many trials as cores: with more threads two trials slow each other down.
         torch.set_num_threads(payload.threads)
-        device = torch.device("cuda" if payload.gpus else "cpu")
-        if payload.gpus and payload.gpu_memory_share is not None:
+        device = torch.device("cuda" if payload.gpu else "cpu")
+        if payload.gpu and payload.gpu_memory_share is not None:
             torch.cuda.set_per_process_memory_fraction(payload.gpu_memory_share)
-        share = payload.gpus or payload.threads / this_machine().cpus
         limit_mb = payload.fingerprint_memory_mb
         self._data = SiteData(
             open_site(str(payload.site)),
             device,
             fingerprint_bytes=None if limit_mb is None else limit_mb * 2**20,
-            device_share=min(1.0, share),
+            device_share=payload.device_share,
         )
         self.reset_config(config)
 
@@ -267,9 +278,18 @@ class _NotPickled:
 class _QueueSearcher(_NotPickled, Searcher):
     """Tune's view of the queue. Never restored by Tune: after a crash a new one is built on the same store."""
 
-    def __init__(self, queue: StudyQueue, first: Trial, observer: RunObserver, max_retries: int) -> None:
+    def __init__(
+        self,
+        queue: StudyQueue,
+        first: Trial,
+        store: Store,
+        observer: RunObserver,
+        stopper: _RunStopper,
+        max_retries: int,
+    ) -> None:
         super().__init__(metric=_METRIC, mode="min")
-        self._queue, self._observer, self._max_retries = queue, observer, max_retries
+        self._queue, self._store, self._observer = queue, store, observer
+        self._stopper, self._max_retries = stopper, max_retries
         self._ready = [first]  # handed out by the queue, and not running
         self._losses: Counter[str] = Counter()  # by trial key
         self.trials: dict[str, Trial] = {}  # running, by Tune's id
@@ -299,16 +319,23 @@ class _QueueSearcher(_NotPickled, Searcher):
             self.store_failure = ResultsError(what, where=where, allowed=allowed, fix=fix)
             self._queue.lose(trial.key)
         elif result and "row" in result and not error:
-            row = json.loads(result["row"])
-            self._queue.finish(row)
-            self._observer.trial_finished(row)
-        elif error and self._losses[trial.key] < self._max_retries:
+            self._finish(json.loads(result["row"]))
+        elif error and trial.key in self._store.keys(trial.key):  # its process died after it had stored it
+            self._finish(self._store.find(trial.key))
+        elif error and self._losses[trial.key] < self._max_retries and not self._ending():
             self._losses[trial.key] += 1
             self._ready.append(trial)
         else:
             self._queue.lose(trial.key)
             if error:
                 self._observer.trial_lost(trial)
+
+    def _finish(self, row: dict[str, Any]) -> None:
+        self._queue.finish(row)
+        self._observer.trial_finished(row)
+
+    def _ending(self) -> bool:
+        return self.store_failure is not None or self._stopper.stopping
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the state is in the store."""

@@ -43,7 +43,7 @@ class Frame:
     """How metres become the dimensionless coordinates of a network: centred, and one scale for all axes.
 
     Attributes:
-        center_m: [D], the middle of the site's user area.
+        center_m: [D], the middle of the labelled positions.
         scale_m: metres per unit.
     """
 
@@ -168,7 +168,6 @@ class SiteData:
         used = np.unique(np.concatenate([part.positions for part in parts]))
         source = self._source_of(system, split.data_seed, table, scenes, used)
         positions = torch.from_numpy(np.ascontiguousarray(table.position_m[used, :coordinates])).to(self.device)
-        frame = Frame((positions.amax(dim=0) + positions.amin(dim=0)) / 2, coordinate_scale_m)
         conditions = torch.from_numpy(table.condition[np.searchsorted(table.scene, scenes)][:, used].astype(np.int64))
         conditions = conditions.to(self.device).flatten()
         if system.semantics == "binary":
@@ -187,6 +186,8 @@ class SiteData:
             )
 
         train = samples(parts.source)
+        # Of the labelled samples alone: where the test positions are must not reach training.
+        frame = Frame((train.position_m.amax(dim=0) + train.position_m.amin(dim=0)) / 2, coordinate_scale_m)
         return DomainData(
             TrainingData(
                 LabelledSamples(train.fingerprint, frame.encode(train.position_m), train.condition),

@@ -14,6 +14,7 @@ import math
 from functools import lru_cache
 
 import torch
+from scipy.constants import speed_of_light
 from torch import Tensor
 
 from study.data.system import ExcessDelay, Fingerprint, Normalization
@@ -22,7 +23,6 @@ __all__ = ["angle_delay_profile", "fingerprint", "normalize", "path_profile", "r
 
 # Unnormalized fingerprints are relative to free space here: near 1, without a look at the data.
 REFERENCE_DISTANCE_M = 100.0
-SPEED_OF_LIGHT_M_S = 299_792_458.0
 
 
 @lru_cache(maxsize=16)
@@ -104,9 +104,9 @@ def path_profile(
     z, z_scale, z_turn = _dirichlet(0.5 - 0.5 * theta.cos(), antennas[1])
     delay, delay_scale, delay_turn = _dirichlet(delay_cycles, subcarriers)
     # Every transform is unitary, and Eq. (5) divides the power by M · N.
-    scale = y_scale * z_scale * delay_scale / (antennas[0] * antennas[1] * subcarriers)
-    turn = (y_turn + z_turn + delay_turn) * (2 * math.pi)
-    weight = gain * torch.complex(scale * turn.cos(), scale * turn.sin()).to(gain.dtype)
+    scale = (y_scale * z_scale) * (delay_scale / (antennas[0] * antennas[1] * subcarriers))
+    turn = (torch.remainder(y_turn + z_turn + delay_turn, 1.0) * (2 * math.pi)).float()
+    weight = gain * torch.complex(scale * turn.cos(), scale * turn.sin())
     y_weighted = torch.view_as_real(weight).transpose(1, 2)[:, :, None, :] * y.transpose(1, 2)[:, None]  # [B, 2, My, P]
     beams = y_weighted[:, :, :, None, :] * z.transpose(1, 2)[:, None, None]  # [B, 2, My, Mz, P]
     response = torch.bmm(beams.flatten(1, 3), delay).view(samples, 2, -1, subcarriers)
@@ -126,14 +126,14 @@ def _dirichlet(cycles: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         count: number of terms and of bins.
 
     Returns:
-        The kernel [B, P, count] float32, and the path's scale and turn [B, P] float64.
+        The kernel [B, P, count] and the path's scale [B, P] in float32, and its turn [B, P] in float64.
     """
     # δ in −½ … count − ½, so that i is a bin.
     centre = cycles * count
     centre = centre - torch.floor((centre + 0.5) / count) * count
     nearest = centre.round().clamp_max(count - 1)
-    # In float64: on a bin both sines are as small as ε. At ε = 0 their ratio has a limit, which is as near as this.
-    offset = centre - nearest
+    # From float64: on a bin both sines are as small as ε. At ε = 0 their ratio has a limit, which is as near as this.
+    offset = (centre - nearest).float()
     offset = torch.where(offset.abs() < 1e-9, torch.full_like(offset, 1e-9), offset)
     sine, cosine = _bin_angles(count, cycles.device)
     row = nearest.long().flatten()
@@ -142,7 +142,7 @@ def _dirichlet(cycles: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     kernel = torch.addcmul(
         sine.index_select(0, row).view(shape),
         cosine.index_select(0, row).view(shape),
-        angle.tan().float()[:, :, None],
+        angle.tan()[:, :, None],
         value=-1,
     )
     scale = (offset * -math.pi).sin() / angle.cos()
@@ -182,7 +182,7 @@ def normalize(x: Tensor, how: Normalization, out: Tensor | None = None) -> Tenso
 
 def reference_amplitude(carrier_hz: float) -> float:
     """Free-space path gain at 100 m: what fingerprints are relative to."""
-    return SPEED_OF_LIGHT_M_S / carrier_hz / (4 * math.pi * REFERENCE_DISTANCE_M)
+    return speed_of_light / carrier_hz / (4 * math.pi * REFERENCE_DISTANCE_M)
 
 
 def fingerprint(

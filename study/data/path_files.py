@@ -59,7 +59,7 @@ _THREADS = min(4, os.cpu_count() or 1)
 
 
 def read_path_table(
-    folder: Path, scenes: Sequence[int], positions: int, max_paths: int, scene_hashes: Sequence[str] | None
+    folder: Path, scenes: Sequence[int], positions: int, max_paths: int, scene_hashes: Sequence[str]
 ) -> PathTable:
     """The rows of some scenes, checked.
 
@@ -68,7 +68,7 @@ def read_path_table(
         scenes: numbers of the scenes to read, rising.
         positions: L; every scene has a row for each.
         max_paths: P.
-        scene_hashes: what `scene_hash` must give for each scene of the site, by its number; None checks nothing.
+        scene_hashes: what `scene_hash` must give for each scene of the site, by its number.
 
     Raises:
         DataError: a file is missing, damaged or not a path table; a row is missing or there twice; or a scene is not
@@ -78,8 +78,7 @@ def read_path_table(
     if not files:
         raise DataError("the site has no path table", where=str(folder), allowed="paths/*.parquet", fix=_AGAIN)
     rows = len(scenes) * positions
-    known = len(scene_hashes) if scene_hashes is not None else max(scenes) + 1
-    index_of = np.full(known, -1)
+    index_of = np.full(len(scene_hashes), -1)
     index_of[list(scenes)] = np.arange(len(scenes))
     out: dict[str, NDArray[Any]] = {
         name: np.zeros((rows, max_paths) if name in PER_PATH else rows, kind) for name, kind in ROW_TYPES.items()
@@ -90,7 +89,7 @@ def read_path_table(
 
     def fill(file: Path) -> None:
         for table in _tables(file, scenes):
-            columns = _columns(file, table, (known, positions, max_paths))
+            columns = _columns(file, table, (len(scene_hashes), positions, max_paths))
             index = index_of[columns["scene"]]
             wanted = index >= 0
             cell = index[wanted] * positions + columns["position"][wanted]
@@ -121,8 +120,7 @@ def read_path_table(
         time_s=np.ascontiguousarray(times[:, 0]),
         position_m=np.ascontiguousarray(places[0]),
     )
-    if scene_hashes is not None:
-        _check_hashes(table, scene_hashes, folder)
+    _check_hashes(table, scene_hashes, folder)
     return table
 
 

@@ -20,8 +20,16 @@ from study.errors import DataError
 __all__ = [
     "CONDITIONS",
     "CONTRACT",
+    "DIFFRACTION",
+    "DNLOS",
     "FORMAT",
     "INTERACTIONS",
+    "LINE_OF_SIGHT",
+    "LOS",
+    "REFLECTION",
+    "SCATTERING",
+    "SNLOS",
+    "UNKNOWN",
     "KeptPaths",
     "PathTable",
     "ScenePaths",
@@ -34,7 +42,9 @@ __all__ = [
 FORMAT = "study-site/2"
 CONTRACT = "docs/path-table.md describes the format"
 CONDITIONS = ("LOS", "DNLOS", "SNLOS")
-# What happened to a path on its way, by its number − 1; 0 is padding.
+LOS, DNLOS, SNLOS = range(3)
+# What happened to a path on its way; 0 is padding.
+LINE_OF_SIGHT, REFLECTION, DIFFRACTION, SCATTERING, UNKNOWN = range(1, 6)
 INTERACTIONS = ("line of sight", "reflection only", "with diffraction", "with scattering or transmission", "unknown")
 
 

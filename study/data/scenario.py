@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from study.data.path_table import DNLOS, LOS, SNLOS
 from study.errors import SpecError, nearest
 from study.spec.loading import InvalidValue, InvalidValues, load_yaml
 
@@ -46,8 +47,6 @@ __all__ = [
 ]
 
 SCENARIO_FOLDER = Path(__file__).parent / "scenarios"
-
-LOS, DNLOS, SNLOS = 0, 1, 2
 
 # Less than this is rounding: 3.7 − 0.2 is not 3.5.
 _TINY_M = 1e-9

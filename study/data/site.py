@@ -121,7 +121,7 @@ def list_sites(extra_folders: Iterable[str | Path] = ()) -> list[Site]:
     """
     found: dict[str, Path] = {}
     for parent in (SITE_FOLDER, *map(Path, extra_folders)):
-        for file in sorted(parent.glob("*/site.json")):
+        for file in _site_files(parent):
             found.setdefault(file.parent.name, file.parent)
     return [_open_folder(found[name]) for name in sorted(found)]
 
@@ -145,12 +145,17 @@ def open_site(name_or_path: str | Path, extra_folders: Iterable[str | Path] = ()
     folder = Path(text)
     if text and folder.is_dir():
         return _open_folder(folder)
-    known = sorted({file.parent.name for parent in parents for file in parent.glob("*/site.json")})
+    known = sorted({file.parent.name for parent in parents for file in _site_files(parent)})
     raise DataError(
         f"unknown site {text!r}{nearest(text, known)}",
         allowed=f"the folder of a site, or one of: {', '.join(known) or 'none is installed'}",
         fix="check the name, trace a site with `study data trace` or import one",
     )
+
+
+def _site_files(parent: Path) -> list[Path]:
+    """The site.json of each site in a folder; a site that is being written has a name with a dot."""
+    return sorted(file for file in parent.glob("*/site.json") if not file.parent.name.startswith("."))
 
 
 def _is_number(value: Any) -> bool:
@@ -284,9 +289,13 @@ class SiteWriter:
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.folder.parent))
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
             self._temporary.chmod(0o755)  # mkdtemp makes it private
             (self._temporary / "paths").mkdir()
         except OSError as error:
+            shutil.rmtree(self._temporary, ignore_errors=True)
             raise self._unwritable(error) from None
 
     def __enter__(self) -> SiteWriter:

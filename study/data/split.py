@@ -119,6 +119,8 @@ class Split(_Settings):
     def resolved(self) -> dict[str, Any]:
         """As plain data, without what this split does not read."""
         values = self.model_dump(mode="json")
+        if self.labelled_scenes == self.train_scenes:
+            values["labelled_scenes"] = None
         if self.order == "time":
             del values["block_scenes"], values["block_seed"]
         if self.positions == "shared":

@@ -9,14 +9,13 @@ Shapes: R samples of the site that are used, n of one part, P paths, C × M × N
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cluster.check import free_machine_bytes
 from study.data.channels import channel_response, strongest_paths
 from study.data.fingerprints import fingerprint, normalize, path_profile, reference_amplitude
 from study.data.system import SystemConfiguration, fingerprint_shape
@@ -140,7 +139,7 @@ class Fingerprints:
 def kept_or_made(samples: PathSamples, budget_bytes: int) -> Tensor | PathSamples:
     """All fingerprints, made once, where they fit the budget; otherwise the paths, which make them for each batch.
 
-    Paths are about 20 times smaller than 64 × 64 fingerprints. Making a batch costs less than training on it.
+    Paths are about 30 times smaller than 64 × 64 fingerprints. Making a batch costs less than training on it.
     """
     if samples.fingerprint_bytes > budget_bytes:
         return samples
@@ -148,18 +147,9 @@ def kept_or_made(samples: PathSamples, budget_bytes: int) -> Tensor | PathSample
 
 
 def free_memory_bytes(device: torch.device) -> int:
-    """Memory that is free on a device; on a CPU within the limit of its control group, if it has one."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass  # another system, or no such group: what is known by now has to do
-    return max(0, free)
+    """Memory that is free on a device."""
+    if device.type != "cuda":
+        return free_machine_bytes()
+    # What torch has taken from the driver and does not use is free too.
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + kept)

@@ -24,14 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from study.data.path_table import ScenePaths, keep_strongest
+from study.data.path_table import DIFFRACTION, LINE_OF_SIGHT, REFLECTION, ScenePaths, keep_strongest
 from study.data.scenario import Scenario, StaticBox, Traffic, VehicleBoxes, classify, static_boxes, user_positions
 from study.errors import DataError, DependencyError
 
 __all__ = ["ProbeReport", "TracedScene", "Tracer", "find_llvm", "memory_need", "probe"]
 
 VARIANT = "llvm_ad_mono_polarized"
-SPEED_OF_LIGHT = 299_792_458.0
 LLVM_VARIABLE = "DRJIT_LIBLLVM_PATH"
 PACKAGES = ("sionna-rt", "mitsuba", "drjit")
 INSTALL = "pip install 'sionna-rt>=2.2,<2.3' 'karellen-llvm-core>=23.1' (the extra `trace`)"
@@ -351,9 +350,13 @@ class Tracer:
         amplitude = (np.array(found.a[0]) + 1j * np.array(found.a[1])).reshape(count, -1)  # [L, Q]
         delay = np.array(found.tau, np.float64).reshape(count, -1)
         valid = np.array(found.valid, bool).reshape(count, -1) & (amplitude != 0)
-        bounces = np.array(found.interactions).reshape(-1, *valid.shape)  # [depth, L, Q]
+        bounces = np.zeros((1, *valid.shape))  # where the solver found nothing, it gives no depth
+        if valid.size:
+            bounces = np.array(found.interactions).reshape(-1, *valid.shape)  # [depth, L, Q]
         straight = (bounces == 0).all(0)
-        interaction = np.where(straight, 1, np.where((bounces == _DIFFRACTION).any(0), 3, 2))
+        interaction = np.where(
+            straight, LINE_OF_SIGHT, np.where((bounces == _DIFFRACTION).any(0), DIFFRACTION, REFLECTION)
+        )
         # The solver's coefficients are without the carrier's phase; 10⁴ turns need float64.
         gain = amplitude * np.exp(-2j * np.pi * ((self.scenario.carrier_hz * delay) % 1.0))
         storage = self.scenario.storage

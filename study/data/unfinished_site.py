@@ -78,12 +78,21 @@ class UnfinishedSite:
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise DataError(
                     "another process is tracing this site",
                     where=str(self.folder),
                     fix="wait for it, or name another output folder",
                 ) from None
+            except OSError as error:  # some network file systems have no locks
+                raise self._unwritable(error, "the lock of the unfinished trace") from None
+            if self.out.exists():  # another process has finished it since the command began
+                with suppress(OSError):
+                    (self.folder / _LOCK).unlink()
+                    self.folder.rmdir()
+                raise DataError(
+                    "the folder of the new site exists", where=str(self.out), fix="name another folder or remove it"
+                )
             self._claim()
             yield
 

@@ -368,9 +368,14 @@ class StudySpec(_Frozen):
 
         problems: list[InvalidValue] = []
         cells = expand(self, check=False)
+        contradictions: dict[str, str] = {}  # reason → label of the first cell that has it
         for cell in cells:
             if (reason := _contradiction(cell.config)) is not None:
-                raise InvalidValues([InvalidValue(f"{reason} (cell {cell.label!r})", at=("axes",))])
+                contradictions.setdefault(reason, cell.label)
+        if contradictions:
+            raise InvalidValues(
+                InvalidValue(f"{reason} (cell {label!r})", at=("axes",)) for reason, label in contradictions.items()
+            )
         combinations = expand(self, check=False, excluded=True)
         for i, search in enumerate(self.search):
             matched = [cell for cell in combinations if cell.trained and matches(cell.config, search.when)]
@@ -383,9 +388,9 @@ class StudySpec(_Frozen):
                     )
                 )
                 continue
+            # What is excluded may be what contradicts itself.
+            sound = [cell for cell in matched if _contradiction(cell.config) is None]
             for path in search.space:
-                # What is excluded may be what contradicts itself.
-                sound = [cell for cell in matched if _contradiction(cell.config) is None]
                 if all(config_value(cell.resolve(), path) is None for cell in sound):
                     names = ", ".join(dict.fromkeys(cell.method for cell in matched))
                     problems.append(

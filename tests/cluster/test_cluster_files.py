@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.check import Machine, check_local, check_resources, slots, this_machine
+from cluster.check import Machine, check_local, check_resources, free_machine_bytes, slots, this_machine
 from cluster.loading import load_cluster
 from cluster.model import Cluster, Resources
 from study.errors import ClusterError, Problem, SpecError
@@ -257,3 +257,66 @@ def test_slots_never_promise_more_than_there_is(cpu: float, gpu: float, cpus: in
         return
     assert fit * cpu <= cpus * (1 + 1e-6)
     assert fit * gpu <= gpus * (1 + 1e-6)
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 10 * GIB),
+        (
+            {"sys/fs/cgroup/memory.max": "max", "sys/fs/cgroup/memory.current": "1", "sys/fs/cgroup/memory.stat": ""},
+            10 * GIB,
+        ),
+        (  # version 2: of 4 GiB 3 are used, 1 of them by files that were read
+            {
+                "sys/fs/cgroup/memory.max": str(4 * GIB),
+                "sys/fs/cgroup/memory.current": str(3 * GIB),
+                "sys/fs/cgroup/memory.stat": f"anon 5\ninactive_file {GIB}\n",
+            },
+            2 * GIB,
+        ),
+        (  # version 2, nested: a group around ours has the limit
+            {
+                "proc/self/cgroup": "0::/jobs/7\n",
+                "sys/fs/cgroup/jobs/memory.max": str(5 * GIB),
+                "sys/fs/cgroup/jobs/memory.current": str(2 * GIB),
+                "sys/fs/cgroup/jobs/memory.stat": "inactive_file 0\n",
+                "sys/fs/cgroup/jobs/7/memory.max": "max\n",
+                "sys/fs/cgroup/jobs/7/memory.current": str(GIB),
+                "sys/fs/cgroup/jobs/7/memory.stat": "inactive_file 0\n",
+            },
+            3 * GIB,
+        ),
+        (  # version 1
+            {
+                "proc/self/cgroup": "5:cpu,cpuacct:/x\n4:memory:/x\n",
+                "sys/fs/cgroup/memory/x/memory.limit_in_bytes": str(2 * GIB),
+                "sys/fs/cgroup/memory/x/memory.usage_in_bytes": str(GIB),
+                "sys/fs/cgroup/memory/x/memory.stat": "inactive_file 7\ntotal_inactive_file 1024\n",
+            },
+            GIB + 1024,
+        ),
+        (  # more used than allowed
+            {
+                "sys/fs/cgroup/memory.max": "5",
+                "sys/fs/cgroup/memory.current": "9",
+                "sys/fs/cgroup/memory.stat": "",
+            },
+            0,
+        ),
+    ],
+)
+def test_free_memory_is_what_the_machine_and_its_groups_leave(
+    tmp_path: Path, files: dict[str, str], expected: int
+) -> None:
+    for name, text in {"proc/meminfo": f"MemFree: 1 kB\nMemAvailable:   {10 * 2**20} kB\n", **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert free_machine_bytes(tmp_path) == expected
+
+
+def test_free_memory_of_this_machine_is_some() -> None:
+    assert 0 < free_machine_bytes() < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

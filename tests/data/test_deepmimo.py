@@ -25,7 +25,7 @@ from study.data import site as site_module
 from study.data.channels import channel_response
 from study.data.deepmimo import ImportProgress, import_deepmimo
 from study.data.deepmimo.grid import take_every
-from study.data.deepmimo.layout import UserGrid
+from study.data.deepmimo.layout import GridShape
 from study.data.path_table import PathTable
 from study.data.site import Site
 from study.errors import DataError
@@ -220,12 +220,12 @@ def test_every_second_user_in_both_directions(tmp_path: Path, layout: str) -> No
 def test_the_papers_grid() -> None:
     along, across = np.meshgrid(np.arange(1891) * 0.2 - 100, np.arange(31) * 0.2)
     position = np.stack([along.ravel(), across.ravel(), np.ones(along.size)], 1).astype(np.float32)
-    users, shapes = take_every(4, position.astype(np.float64), [UserGrid(58_621, 1, 58_621)])
+    users, shapes = take_every(4, position.astype(np.float64), [GridShape(58_621, 1, 58_621)])
     assert shapes == [(473, 8)]
     assert len(users) == 3784
     assert np.diff(np.unique(np.round(position[users, 0], 3))) == pytest.approx(0.8, abs=1e-3)
     # Whichever corner the files begin with, it is taken.
-    assert 0 in take_every(4, position[::-1].astype(np.float64), [UserGrid(58_621)])[0]
+    assert 0 in take_every(4, position[::-1].astype(np.float64), [GridShape(58_621)])[0]
 
 
 @pytest.mark.parametrize("by_column", [False, True])
@@ -235,12 +235,12 @@ def test_a_turned_grid_needs_the_shape_of_the_files(by_column: bool) -> None:
     turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
     order = np.arange(35).reshape(5, 7).T.ravel() if by_column else np.arange(35)
     position = (flat @ turn.T)[order]
-    users, shapes = take_every(2, position, [UserGrid(35, 5, 7, by_column)])
+    users, shapes = take_every(2, position, [GridShape(35, 5, 7, by_column)])
     assert shapes == [(4, 3)]
     np.testing.assert_array_equal(np.sort(order[users]), np.arange(35).reshape(5, 7)[::2, ::2].ravel())
     with pytest.raises(DataError, match="no grid"):
-        take_every(2, position, [UserGrid(35)])
-    np.testing.assert_array_equal(take_every(1, position, [UserGrid(35)])[0], np.arange(35))
+        take_every(2, position, [GridShape(35)])
+    np.testing.assert_array_equal(take_every(1, position, [GridShape(35)])[0], np.arange(35))
 
 
 def test_two_grids_are_thinned_one_by_one(tmp_path: Path) -> None:

@@ -165,6 +165,8 @@ def test_settings_that_are_not_read_are_not_part_of_the_identity() -> None:
         for seed in (1, 2)
     )
     assert one == two
+    assert Split(labelled_scenes=50).resolved() == Split().resolved()
+    assert Split(labelled_scenes=49).resolved() != Split().resolved()
 
 
 def test_the_caption_says_what_differs_from_the_paper() -> None:

@@ -419,6 +419,17 @@ class Driver:
                 continue
         return found
 
+    def worker(self) -> int:
+        """A process that traces a scene now; between two scenes it has another name."""
+        deadline = time.monotonic() + 120
+        while True:
+            for pid, command in self.family().items():
+                if command.startswith("ray::_trace_scene"):
+                    return pid
+            assert self.process.poll() is None, f"the trace ended: {self.output()}"
+            assert time.monotonic() < deadline, "no scene is being traced"
+            time.sleep(0.01)
+
     def wait_until_alone(self) -> None:
         deadline = time.monotonic() + 120
         while self.family():
@@ -465,6 +476,19 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 @traced
+def test_users_that_no_path_reaches_are_rows_without_paths() -> None:
+    """One receiver per solve and the line of sight alone: solves that find nothing at all."""
+    values = tiny(scenes=1).model_dump(mode="json")
+    values["solver"] |= {"receivers_per_solve": 1, "max_depth": 0, "diffraction": False}
+    scene = Tracer(Scenario.model_validate(values)).trace(0)
+    blocked = scene.condition != 0
+    assert blocked.any()
+    assert not blocked.all()
+    np.testing.assert_array_equal(scene.paths, np.where(blocked, 0, 1))
+    scene.check(len(scene.paths), values["max_paths"])
+
+
+@traced
 @pytest.mark.slow
 def test_a_stopped_and_a_killed_trace_go_on_to_the_same_paths(
     once: Site, start: Callable[..., Driver], tmp_path: Path
@@ -493,8 +517,7 @@ def test_a_stopped_and_a_killed_trace_go_on_to_the_same_paths(
 
     driver = start()
     driver.wait_for_scenes(len(killed_at) + 1)
-    worker = next(pid for pid, command in driver.family().items() if command.startswith("ray::_trace_scene"))
-    os.kill(worker, signal.SIGKILL)  # Ray traces its scene again
+    os.kill(driver.worker(), signal.SIGKILL)  # Ray traces its scene again
     out = driver.output()
     assert driver.process.wait(240) == 0, out
     assert str(damaged) in out

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from store_factory import Store, full_study, spec
+from store_factory import HASH, Store, full_study, spec
 
 from reports import tables
 from reports.results import load_results
@@ -333,3 +333,19 @@ def test_remarks_name_the_references_and_a_training_that_was_still_improving(fol
     store.add("DCNN", 0, best_epoch=20, epochs=40)
     store.add("DCNN", 1, best_epoch=20, epochs=40)
     assert len(tables.remarks(load_results(folder))) == 1
+
+
+def test_captions_say_the_split(tmp_path: Path) -> None:
+    from study.spec.expand import expand
+
+    fixed = full_study(tmp_path / "fixed")
+    words = tables.describe_split(load_results(fixed.folder))
+    assert words.startswith("Site canyon_small; 50 training, 20 validation, 50 test scenes in time order;")
+    assert "positions shared" in words
+    axes = {"method": ["DCNN"], "split.labelled_scenes": [5, 10, 25, None], "split.positions": ["shared", "held_out"]}
+    store = Store(tmp_path / "varied", spec(axes=axes, search=[], claims=[]))
+    for cell in expand(store.spec):
+        store.add_trial(cell.trial(0, HASH))
+    words = tables.describe_split(load_results(store.folder))
+    assert "the split is an axis (Labelled scenes: 5, 10, 25, –; Positions: shared, held_out)" in words
+    assert "its base: 50 training, 20 validation" in words

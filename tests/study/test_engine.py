@@ -284,7 +284,8 @@ def _payload(store: Path, site: Path, **changes: Any) -> Any:
         "gpu_memory_share": None,
         "time_limit_s": None,
         "fingerprint_memory_mb": None,
-        "gpus": 0.0,
+        "device_share": 1.0,
+        "gpu": False,
         "threads": 1,
         "driver": (socket.gethostname(), os.getpid()),
         **changes,
@@ -394,26 +395,63 @@ def test_the_cluster_file_limits_the_memory_for_fingerprints(
     assert console.export_text().count("made for each batch") == (how == "per batch")
 
 
-@pytest.mark.parametrize("retries", [0, 2])
-def test_a_lost_trial_is_handed_out_again_as_often_as_the_cluster_file_says(
-    write_spec: WriteSpec, retries: int
-) -> None:
-    from study.engine import _QueueSearcher
+@pytest.fixture
+def searcher(write_spec: WriteSpec, tmp_path: Path) -> Callable[..., Any]:
+    """Makes Tune's view of a study of one trial, which the queue has handed out."""
+    from study.engine import _QueueSearcher, _RunStopper
     from study.search import StudyQueue
 
-    lost: list[Trial] = []
-    spec = load_yaml(write_spec(axes={"method": ["DCNN"]}, references=[], search=[], seeds=1), StudySpec, kind="spec")
-    queue = StudyQueue(spec, "hash", {})
-    trial = queue.next()
-    assert isinstance(trial, Trial)
-    searcher = _QueueSearcher(queue, trial, SimpleNamespace(trial_lost=lost.append), retries)  # type: ignore[arg-type]
+    def make(retries: int, should_stop: Callable[[], bool] = lambda: False) -> Any:
+        spec = load_yaml(
+            write_spec(axes={"method": ["DCNN"]}, references=[], search=[], seeds=1), StudySpec, kind="spec"
+        )
+        queue = StudyQueue(spec, "hash", {})
+        trial = queue.next()
+        told = SimpleNamespace(lost=[], finished=[])
+        told.trial_lost, told.trial_finished = told.lost.append, told.finished.append
+        stopper = _RunStopper(should_stop)
+        made = _QueueSearcher(queue, trial, Store(tmp_path / "store"), told, stopper, retries)  # type: ignore[arg-type]
+        return SimpleNamespace(searcher=made, queue=queue, trial=trial, told=told, stopper=stopper)
+
+    return make
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_lost_trial_is_handed_out_again_as_often_as_the_cluster_file_says(
+    searcher: Callable[..., Any], retries: int
+) -> None:
+    made = searcher(retries)
     for attempt in range(retries + 1):
-        handed = searcher.suggest(f"id{attempt}")
+        handed = made.searcher.suggest(f"id{attempt}")
         assert isinstance(handed, dict)
-        assert Trial(**json.loads(handed["trial"])).key == trial.key
-        assert searcher.suggest("another") is None  # not the end: this one may be lost
-        assert lost == []
-        searcher.on_trial_complete(f"id{attempt}", error=True)
-    assert lost == [trial]
-    assert searcher.suggest("id9") == searcher.FINISHED
-    assert queue.progress().finished["lost"] == 1
+        assert Trial(**json.loads(handed["trial"])).key == made.trial.key
+        assert made.searcher.suggest("another") is None  # not the end: this one may be lost
+        assert made.told.lost == []
+        made.searcher.on_trial_complete(f"id{attempt}", error=True)
+    assert made.told.lost == [made.trial]
+    assert made.searcher.suggest("id9") == made.searcher.FINISHED
+    assert made.queue.progress().finished["lost"] == 1
+
+
+def test_a_trial_lost_while_the_run_ends_is_not_handed_out_again(searcher: Callable[..., Any]) -> None:
+    made = searcher(2, should_stop=lambda: True)
+    made.searcher.suggest("id0")
+    assert made.stopper.stop_all()
+    made.searcher.on_trial_complete("id0", error=True)
+    assert made.told.lost == [made.trial]
+    assert made.searcher.suggest("id1") == made.searcher.FINISHED
+
+
+def test_a_process_that_dies_after_it_has_stored_its_trial_loses_nothing(
+    searcher: Callable[..., Any], tmp_path: Path
+) -> None:
+    from study.execution import failed_tables
+    from study.provenance import Provenance
+
+    made = searcher(2)
+    made.searcher.suggest("id0")
+    Store(tmp_path / "store").write(failed_tables(made.trial, Provenance.here(), "failed", "made up"))
+    made.searcher.on_trial_complete("id0", error=True)
+    assert [row["key"] for row in made.told.finished] == [made.trial.key]
+    assert made.told.lost == []
+    assert made.searcher.suggest("id1") == made.searcher.FINISHED

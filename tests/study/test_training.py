@@ -13,7 +13,7 @@ import torch
 from conftest import SMALL_BASE
 
 from models.settings import METHOD_SETTINGS, TRAINED_METHODS
-from study.data.dataset import DomainData, SiteData
+from study.data.dataset import DomainData, SiteData, TrainingData
 from study.data.site import open_site
 from study.errors import ConfigurationError
 from study.execution import run_trial
@@ -233,6 +233,22 @@ def test_labelled_scenes_take_labels_away_and_nothing_else(data: SiteData) -> No
     assert torch.equal(some.training.source.fingerprint[:], everything.training.source.fingerprint[:][:320])
     assert torch.equal(some.test.scene, everything.test.scene)
     assert torch.equal(some.training.target.fingerprint[:], everything.training.target.fingerprint[:])
+
+
+def test_where_the_test_is_does_not_reach_training(data: SiteData) -> None:
+    """The same labelled positions, tested nearby or at the far end of the street."""
+
+    def training(end_m: int) -> TrainingData:
+        held = {"validation": [[50, 100, -20, 0]], "test": [[100, end_m, -20, 0]]}
+        split = {"positions": "held_out", "held_out": held, "target": "validation", "area": [-100, end_m, -20, 0]}
+        config = TrialConfiguration.model_validate(_trial("HDA", split=split).config)
+        return data.prepare(config.system, config.split, coordinate_scale_m=30.0).training
+
+    near, far = training(130), training(300)
+    assert len(near.source.position) == len(far.source.position) > 100
+    for one, two in ((near.source, far.source), (near.target, far.target)):
+        for mine, theirs in zip(one, two, strict=True):  # type: ignore[call-overload]
+            assert torch.equal(mine[:], theirs[:])
 
 
 @pytest.mark.parametrize("target", ["test", "validation"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from study.data.deepmimo.layout import UserGrid
+from study.data.deepmimo.layout import GridShape
 from study.errors import DataError
 
 __all__ = ["take_every"]
@@ -17,7 +17,7 @@ _SAME_M = 0.01
 
 
 def take_every(
-    step: int, position_m: NDArray[np.float64], grids: Sequence[UserGrid]
+    step: int, position_m: NDArray[np.float64], grids: Sequence[GridShape]
 ) -> tuple[NDArray[np.int64], list[tuple[int, int]]]:
     """Every step-th point in both directions, counted from the first user's corner.
 
@@ -52,7 +52,7 @@ def take_every(
     return np.flatnonzero(np.concatenate(keep)), [(int(along), int(across)) for along, across in corners]
 
 
-def _places(position_m: NDArray[np.float64], grids: Sequence[UserGrid]) -> list[NDArray[np.int64]] | None:
+def _places(position_m: NDArray[np.float64], grids: Sequence[GridShape]) -> list[NDArray[np.int64]] | None:
     """Places of the users of each grid that the files name, [users, 2] each; None where one of them has no shape."""
     places = []
     start = 0
@@ -66,7 +66,7 @@ def _places(position_m: NDArray[np.float64], grids: Sequence[UserGrid]) -> list[
     return places
 
 
-def _named(grid: UserGrid) -> NDArray[np.int64] | None:
+def _named(grid: GridShape) -> NDArray[np.int64] | None:
     """Place of each user in its row, and its row, [users, 2], from the shape that the files name."""
     if not grid.rows or not grid.per_row or grid.rows * grid.per_row != grid.users:
         return None

@@ -18,19 +18,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.constants import speed_of_light
 
 from study.data.deepmimo.files import AGAIN, Scene, names_in, numbered_folders, select_scenes
 from study.data.deepmimo.grid import take_every
-from study.data.deepmimo.layout import LINE_OF_SIGHT, Layout, RawPaths, SceneFacts
+from study.data.deepmimo.layout import Layout, RawPaths, SceneFacts
 from study.data.deepmimo.version2 import Version2
 from study.data.deepmimo.version4 import Version4
-from study.data.path_table import CONDITIONS, ScenePaths, keep_strongest
+from study.data.path_table import CONDITIONS, DNLOS, LINE_OF_SIGHT, LOS, SNLOS, ScenePaths, keep_strongest
 from study.data.site import Site, SiteWriter
 from study.errors import DataError
 
 __all__ = ["ImportProgress", "import_deepmimo"]
 
-SPEED_OF_LIGHT = 299_792_458.0
 _LAYOUTS: tuple[type[Version2] | type[Version4], ...] = (Version2, Version4)
 _VERSION3 = re.compile(r"BS\d+_(?:UE_\d+-\d+|BS)\.mat")
 # Positions of the same user in two scenes; files hold rounded ones.
@@ -196,8 +196,11 @@ def _is_version3(folder: Path) -> bool:
 
 
 def _holds_scenario(folder: Path) -> bool:
-    places = [folder, *(scene.folder for scene in numbered_folders(folder)[:1])]
-    return any(layout.fits(place) for layout in _LAYOUTS for place in places)
+    try:
+        places = [folder, *(scene.folder for scene in numbered_folders(folder)[:1])]
+        return any(layout.fits(place) for layout in _LAYOUTS for place in places)
+    except DataError:  # something else is in there
+        return False
 
 
 # --- First pass ---------------------------------------------------------------------------------------------------
@@ -278,7 +281,7 @@ def _scene_paths(raw: RawPaths, seen: NDArray[np.bool_], max_paths: int) -> Scen
         ],
         max_paths,
     )
-    blocked = np.where(seen, CONDITIONS.index("DNLOS"), CONDITIONS.index("SNLOS"))
+    blocked = np.where(seen, DNLOS, SNLOS)
     return ScenePaths(
         gain=kept.gain,
         delay_s=kept.columns[0],
@@ -286,7 +289,7 @@ def _scene_paths(raw: RawPaths, seen: NDArray[np.bool_], max_paths: int) -> Scen
         azimuth_rad=kept.columns[2],
         interaction=kept.columns[3],
         paths=kept.paths,
-        condition=np.where(raw.line_of_sight, CONDITIONS.index("LOS"), blocked).astype(np.int8),
+        condition=np.where(raw.line_of_sight, LOS, blocked).astype(np.int8),
         paths_found=kept.paths_found,
         dropped_power=kept.dropped_power,
     )
@@ -319,7 +322,7 @@ class _Tally:
         if not len(rows):
             return
         slots = straight[rows].argmax(1)
-        delay = float(np.median(paths.delay_s[rows, slots] * SPEED_OF_LIGHT / self._distance_m[rows]))
+        delay = float(np.median(paths.delay_s[rows, slots] * speed_of_light / self._distance_m[rows]))
         if not 0.5 < delay < 2:
             raise DataError(
                 f"paths in line of sight take {delay:.3g} times as long as light takes over the distance",

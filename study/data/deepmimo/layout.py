@@ -16,24 +16,17 @@ from study.data.deepmimo.files import AGAIN, Scene, counted
 from study.errors import DataError
 
 __all__ = [
-    "DIFFRACTION",
-    "LINE_OF_SIGHT",
-    "OTHER",
-    "REFLECTION",
-    "UNKNOWN",
+    "GridShape",
     "Layout",
     "RawPaths",
     "SceneFacts",
-    "UserGrid",
 ]
 
-# Numbers of the path table for what happened to a path.
-LINE_OF_SIGHT, REFLECTION, DIFFRACTION, OTHER, UNKNOWN = 1, 2, 3, 4, 5
 _FARTHEST_M = 1e9
 
 
 @dataclass(frozen=True)
-class UserGrid:
+class GridShape:
     """Users that stand together in the files' order.
 
     Args:
@@ -64,7 +57,7 @@ class SceneFacts:
     carrier_hz: float
     base_station_m: NDArray[np.float64]
     position_m: NDArray[np.float64]
-    grids: tuple[UserGrid, ...]
+    grids: tuple[GridShape, ...]
     line_of_sight: NDArray[np.bool_]
     notes: dict[str, Any]
 

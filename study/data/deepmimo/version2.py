@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.data.deepmimo.files import AGAIN, Scene, counted, names_in, read_array
-from study.data.deepmimo.layout import LINE_OF_SIGHT, UNKNOWN, RawPaths, SceneFacts, UserGrid
+from study.data.deepmimo.layout import GridShape, RawPaths, SceneFacts
+from study.data.path_table import LINE_OF_SIGHT, UNKNOWN
 from study.errors import DataError
 
 __all__ = ["Version2"]
@@ -216,7 +217,7 @@ class Version2:
             )
         return tags
 
-    def _grids(self, scene: Scene, users: int) -> tuple[UserGrid, ...]:
+    def _grids(self, scene: Scene, users: int) -> tuple[GridShape, ...]:
         """The grids that params names where they fit the users, else one grid of unknown shape."""
         values = np.atleast_2d(read_array(scene, self._name("params.mat"), "user_grids"))
         if values.shape[1] in (3, 4) and np.isfinite(values).all():
@@ -225,10 +226,10 @@ class Version2:
             if (rows > 0).all() and (per_row > 0).all() and int((rows * per_row).sum()) == users:
                 by_column = table[:, 3] == 1 if table.shape[1] == 4 else np.zeros(len(table), bool)
                 return tuple(
-                    UserGrid(int(count * width), int(count), int(width), bool(turned))
+                    GridShape(int(count * width), int(count), int(width), bool(turned))
                     for count, width, turned in zip(rows, per_row, by_column, strict=True)
                 )
-        return (UserGrid(users),)
+        return (GridShape(users),)
 
     def _rays(
         self, scene: Scene, file: str, variable: str, users: int

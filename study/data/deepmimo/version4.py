@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.data.deepmimo.files import AGAIN, Scene, counted, names_in, read_array
-from study.data.deepmimo.layout import DIFFRACTION, LINE_OF_SIGHT, OTHER, REFLECTION, RawPaths, SceneFacts, UserGrid
+from study.data.deepmimo.layout import GridShape, RawPaths, SceneFacts
+from study.data.path_table import DIFFRACTION, LINE_OF_SIGHT, REFLECTION, SCATTERING
 from study.errors import DataError
 
 __all__ = ["Version4"]
@@ -124,7 +125,7 @@ class Version4:
             carrier_hz=float(carrier),
             base_station_m=self._base_station(scene),
             position_m=np.concatenate(positions),
-            grids=tuple(UserGrid(len(position)) for position in positions),
+            grids=tuple(GridShape(len(position)) for position in positions),
             line_of_sight=np.concatenate([(kind == 0).any(1) for kind in kinds]),
             notes={"scenario": self._folder.resolve().name, "version": str(content.get("version", "unknown"))},
         )
@@ -294,5 +295,5 @@ def _interaction(
             allowed="0 for the line of sight, or a digit 1 … 4 for each bounce; NaN for no path",
             fix=AGAIN,
         )
-    numbers = np.select([other, diffracted, reflected], [OTHER, DIFFRACTION, REFLECTION], LINE_OF_SIGHT)
+    numbers = np.select([other, diffracted, reflected], [SCATTERING, DIFFRACTION, REFLECTION], LINE_OF_SIGHT)
     return np.where(valid, numbers, 0).astype(np.int8)
