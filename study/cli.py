@@ -300,8 +300,6 @@ def data_trace(
     from study.resources import find_cluster
 
     loaded = load_scenario(scenario)
-    if scenes is not None:
-        loaded = loaded.first_scenes(scenes)
     cluster_path = find_cluster(cluster)
     machines = load_cluster(cluster_path)
     console = Console(soft_wrap=True, highlight=False)
@@ -314,7 +312,13 @@ def data_trace(
             return display.stopping
 
         site = trace_site(
-            loaded, out, machines, cluster_source=str(cluster_path), observer=display, should_stop=should_stop
+            loaded,
+            out,
+            machines,
+            scenes=scenes,
+            cluster_source=str(cluster_path),
+            observer=display,
+            should_stop=should_stop,
         )
     if site is None:
         console.print(f"stopped; finished scenes are in {out}.partial. To go on, run the same command again.")

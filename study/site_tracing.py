@@ -34,7 +34,7 @@ from study.data.scenario import Scenario
 from study.data.site import Site
 from study.data.tracing import ProbeReport, TracedScene, Tracer, memory_need, probe
 from study.data.unfinished_site import DamagedScene, UnfinishedSite
-from study.errors import ClusterError, DataError, DependencyError, StudyError
+from study.errors import ClusterError, DataError, DependencyError, SpecError, StudyError
 
 __all__ = ["SceneProgress", "TraceObserver", "TracePlan", "trace_site"]
 
@@ -125,6 +125,7 @@ def trace_site(
     out: Path,
     cluster: Cluster,
     *,
+    scenes: int | None = None,
     cluster_source: str = "the cluster file",
     observer: TraceObserver | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -137,6 +138,7 @@ def trace_site(
         scenario: what to trace.
         out: folder of the site; must not exist.
         cluster: where to trace.
+        scenes: trace only the first so many scenes; they are as they are among all.
         cluster_source: the cluster file, for messages.
         observer: told what happens.
         should_stop: asked often; True ends the trace, and scenes that are not finished are dropped.
@@ -147,13 +149,21 @@ def trace_site(
     Raises:
         DependencyError: the ray tracer does not work here, or not on a machine of the cluster.
         ClusterError: the cluster cannot be reached or is too small, or a scene was lost too often.
+        SpecError: the scenario has fewer scenes.
         DataError: the folder exists or cannot be written, or `<out>.partial` belongs to another scenario or version.
     """
     out, observer = Path(out), observer or _Silent()
     if out.exists():
         raise DataError("the folder of the new site exists", where=str(out), fix="name another folder or remove it")
     check_local(cluster, source=cluster_source)
-    unfinished = UnfinishedSite(scenario, out, probe())
+    if scenes is not None and not 1 <= scenes <= scenario.scenes:
+        raise SpecError(
+            f"scenario {scenario.name!r} has no {scenes} scenes",
+            where="--scenes",
+            allowed=f"1 … {scenario.scenes}",
+            fix="write more scenes into the scenario, or ask for fewer",
+        )
+    unfinished = UnfinishedSite(scenario, out, probe(), scenes)
     with unfinished.claimed():
         missing, damaged = unfinished.missing()
         for scene in damaged:
@@ -177,7 +187,7 @@ def _trace(
     try:
         scenario, resumed, began = unfinished.scenario, unfinished.kept, time.monotonic()
         threads, at_once = _share(ray.nodes(), memory_need(scenario), cluster.address)
-        observer.trace_started(TracePlan(scenario.scenes, resumed, at_once, threads, memory_need(scenario)))
+        observer.trace_started(TracePlan(unfinished.scenes, resumed, at_once, threads, memory_need(scenario)))
         tasks = _Tasks(unfinished, threads, at_once, cluster.max_retries, missing)
         while tasks.remaining:
             if should_stop():
@@ -186,7 +196,7 @@ def _trace(
                 unfinished.save(number, result.scene)
                 elapsed = time.monotonic() - began
                 observer.scene_traced(
-                    SceneProgress(number, unfinished.kept, scenario.scenes, resumed, elapsed, *result[1:])
+                    SceneProgress(number, unfinished.kept, unfinished.scenes, resumed, elapsed, *result[1:])
                 )
             observer.tick()
         return True

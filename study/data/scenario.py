@@ -272,20 +272,6 @@ class Scenario(_Frozen):
         """Time of every scene, [S]."""
         return self.scene_spacing_s * np.arange(self.scenes, dtype=np.float64)
 
-    def first_scenes(self, scenes: int) -> Scenario:
-        """The same scenario with its first scenes only; they are as they are among all.
-
-        Raises:
-            SpecError: it has fewer.
-        """
-        if not 1 <= scenes <= self.scenes:
-            raise SpecError(
-                f"scenario {self.name!r} has no {scenes} scenes",
-                allowed=f"1 … {self.scenes}",
-                fix="write more scenes into the scenario, or ask for fewer",
-            )
-        return self.model_copy(update={"scenes": scenes})
-
 
 def _name_problems(own: tuple[StaticBox, ...], boxes: list[StaticBox]) -> Iterator[InvalidValue]:
     """Boxes of the file whose name another box or the tracer has."""

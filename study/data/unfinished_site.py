@@ -54,10 +54,12 @@ class UnfinishedSite:
         scenario: what is traced.
         out: folder of the site to be.
         report: the ray tracer's versions.
+        scenes: how many of the scenario's scenes, from the first on; all by default.
     """
 
-    def __init__(self, scenario: Scenario, out: Path, report: ProbeReport) -> None:
+    def __init__(self, scenario: Scenario, out: Path, report: ProbeReport, scenes: int | None = None) -> None:
         self.scenario, self.out, self.report = scenario, Path(out), report
+        self.scenes = scenario.scenes if scenes is None else scenes
         self.folder = self.out.with_name(f"{self.out.name}.partial")
         self.kept = 0  # scenes that are in the folder
 
@@ -99,6 +101,7 @@ class UnfinishedSite:
     def _claim(self) -> None:
         content = {
             "scenario": self.scenario.model_dump(mode="json"),
+            "scenes": self.scenes,
             "packages": self.report.packages,
             "llvm": self.report.llvm_version,
         }
@@ -125,7 +128,7 @@ class UnfinishedSite:
     def missing(self) -> tuple[list[int], list[DamagedScene]]:
         """Numbers of the scenes that are to be traced, and those of them whose file is there and cannot be read."""
         wanted, damaged = [], []
-        for scene in range(self.scenario.scenes):
+        for scene in range(self.scenes):
             file = self._file(scene)
             if not file.exists():
                 wanted.append(scene)
@@ -134,8 +137,8 @@ class UnfinishedSite:
                 _read(file)
             except _UNREADABLE as error:
                 wanted.append(scene)
-                damaged.append(DamagedScene(scene, file, str(error) or type(error).__name__))
-        self.kept = self.scenario.scenes - len(wanted)
+                damaged.append(DamagedScene(scene, file, _reason(error)))
+        self.kept = self.scenes - len(wanted)
         return wanted, damaged
 
     def save(self, scene: int, traced: TracedScene) -> None:
@@ -170,18 +173,19 @@ class UnfinishedSite:
         agreement = []
         with SiteWriter(
             self.out,
-            name=scenario.name,
+            # The first scenes are another site than all of them.
+            name=scenario.name if self.scenes == scenario.scenes else f"{scenario.name}_first_{self.scenes}",
             carrier_hz=scenario.carrier_hz,
             base_station_m=scenario.base_station_m,
             position_m=user_positions(scenario),
             max_paths=scenario.max_paths,
         ) as writer:
-            for number, time_s in enumerate(scenario.scene_times_s()):
+            for number, time_s in enumerate(scenario.scene_times_s()[: self.scenes]):
                 try:
                     scene = _read(self._file(number))
                 except _UNREADABLE as error:
                     raise DataError(
-                        f"scene {number} cannot be read any more: {error}", where=str(self._file(number))
+                        f"scene {number} cannot be read any more: {_reason(error)}", where=str(self._file(number))
                     ) from None
                 writer.add(scene, float(time_s), scene.vehicles)
                 agreement.append(float(scene.los_agreement))
@@ -242,6 +246,11 @@ def _read(file: Path) -> TracedScene:
     """One finished scene; raises one of `_UNREADABLE` for a damaged file (every array has a checksum)."""
     with np.load(file) as arrays:
         return TracedScene(**{name: arrays[name] for name in arrays.files})
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read; NumPy's own words would advise to read a damaged one without its checks."""
+    return error.strerror or str(error) if isinstance(error, OSError) else "it is damaged or incomplete"
 
 
 def _scenario_hash(scenario: Scenario) -> str:

@@ -125,13 +125,6 @@ def test_the_two_canyons_differ_in_their_users_and_how_they_are_solved_alone() -
     assert {key for key in small if small[key] != large[key]} == {"name", "users", "solver"}
 
 
-def test_the_first_scenes_are_a_scenario() -> None:
-    assert CANYON.first_scenes(3) == changed(scenes=3)
-    for scenes in (0, 121):
-        with pytest.raises(SpecError, match=f"no {scenes} scenes"):
-            CANYON.first_scenes(scenes)
-
-
 def test_generated_houses_leave_the_cross_streets_open() -> None:
     rows = CANYON.buildings
     for box in static_boxes(CANYON):

@@ -28,7 +28,7 @@ from study.data.scenario import Scenario, load_scenario
 from study.data.site import Site, open_site
 from study.data.tracing import ProbeReport, TracedScene, Tracer, find_llvm, memory_need, probe, round_mantissa
 from study.data.unfinished_site import DamagedScene, UnfinishedSite
-from study.errors import ClusterError, DataError, DependencyError
+from study.errors import ClusterError, DataError, DependencyError, SpecError
 from study.site_tracing import SceneProgress, TracePlan, trace_site
 
 T = TypeVar("T", bound=Callable[..., None])
@@ -299,7 +299,7 @@ def test_one_process_at_a_time_and_one_scenario(tmp_path: Path) -> None:
             pass
     for scenario, report in (
         (tiny(seed=2), REPORT),
-        (tiny().first_scenes(1), REPORT),
+        (tiny(scenes=1), REPORT),
         (tiny(), ProbeReport(REPORT.packages, None, "20")),
     ):
         with pytest.raises(DataError, match="of another scenario, number of scenes or package version"):
@@ -486,6 +486,17 @@ def test_users_that_no_path_reaches_are_rows_without_paths() -> None:
     assert not blocked.all()
     np.testing.assert_array_equal(scene.paths, np.where(blocked, 0, 1))
     scene.check(len(scene.paths), values["max_paths"])
+
+
+@traced
+@pytest.mark.slow
+def test_the_first_scenes_are_as_they_are_among_all(once: Site, tmp_path: Path) -> None:
+    site = trace_site(tiny(scenes=LONG), tmp_path / "site", LOCAL, scenes=2)
+    assert site is not None
+    assert site.scene_hashes == once.scene_hashes[:2]
+    assert site.name == "tiny_first_2"
+    with pytest.raises(SpecError, match="1 … 24"):
+        trace_site(tiny(scenes=LONG), tmp_path / "other", LOCAL, scenes=25)
 
 
 @traced
