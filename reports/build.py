@@ -8,9 +8,9 @@ import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from markupsafe import Markup, escape
 
@@ -173,6 +173,14 @@ def _write(folder: Path, page: _Page, results: Results) -> tuple[list[str], list
 # ------------------------------------------------------------------------------------------------- content
 
 
+_Captioned = TypeVar("_Captioned", Table, Figure)
+
+
+def _with_words(item: _Captioned, words: str) -> _Captioned:
+    """A table or figure whose caption has these words."""
+    return item if words in item.caption else replace(item, caption=f"{item.caption} {words}")
+
+
 def _page(results: Results) -> _Page:
     # Figures first: only they open epochs/ and errors/, and what is damaged there belongs on the page.
     wanted = results.spec.report
@@ -183,6 +191,10 @@ def _page(results: Results) -> _Page:
     if results.damaged:
         files = "1 damaged file was" if len(results.damaged) == 1 else f"{len(results.damaged)} damaged files were"
         warnings.append(f"{files} left out; see the notes of the first table.")
+    split = tables.describe_split(results)
+    # Whoever copies one table or figure takes along what it is of.
+    drawn = [_with_words(item, split) if isinstance(item, Figure) else item for item in drawn]
+    built = [None if table is None else _with_words(table, split) for table in built]
     return _Page(
         name=results.spec.study,
         headline=tables.headline(results),

@@ -6,6 +6,7 @@ A method has one colour, line style and marker in every figure; line styles diff
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from reports.comparison import Comparison, Side, compare, interval_of
 from reports.drawing import INK, WIDTH, Figure, as_csv, drawing
@@ -205,7 +206,7 @@ def learning_curves(results: Results) -> Figure | Missing:
                     tables.append(table.assign(configuration=name, method=cell.method, seed=trial.seed))
             low, high = axis.get_ylim()
             if low > 0 and high / low > 8:
-                axis.set_yscale("log")
+                _logarithmic(axis)
             axis.set(xlabel="Epoch", ylabel="Validation RMSE [m]", xlim=(0, None))
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             _panel_title(axis, name)
@@ -354,7 +355,7 @@ def _draw_sweep(axis: Axes, pair: Comparison, column: str, label: str, rows: lis
         and max(y for _, y, _ in points) > 5 * min(y for _, y, _ in points)
         and lowest > 0
     ):
-        axis.set_yscale("log")
+        _logarithmic(axis)
 
 
 def _roomy(axis: Axes) -> bool:
@@ -461,9 +462,16 @@ def _legend(canvas: Canvas, axes: Sequence[Axes], curves_of: Sequence[str] = ())
         )  # fmt: skip
 
 
+def _logarithmic(axis: Axes) -> None:
+    """A logarithmic y axis with plain numbers: the usual powers of ten are formulas, which are not typeset here."""
+    axis.set_yscale("log")
+    for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+
+
 def _panel_title(axis: Axes, name: str) -> None:
     if name:
-        axis.set_title(name, loc="left", fontsize=8)
+        axis.set_title(textwrap.fill(name, 42), loc="left", fontsize=8)
 
 
 # ------------------------------------------------------------------------------------------------- words

@@ -282,7 +282,7 @@ def axis_unit(path: str) -> str | None:
 
 
 def value_label(value: Any) -> str:
-    """An axis value in words: ``{"uniform": [10, 25]}`` is ``10–25``, ``[8, 8]`` is ``8 × 8``."""
+    """An axis value in words: ``{"uniform": [10, 25]}`` is ``10–25``, ``[8, 8]`` is ``8 × 8``, an area its ranges."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -293,9 +293,14 @@ def value_label(value: Any) -> str:
         if set(value) == {"uniform"} and isinstance(value["uniform"], list | tuple) and len(value["uniform"]) == 2:
             return "–".join(value_label(item) for item in value["uniform"])
         return ", ".join(f"{key} {value_label(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple) and any(isinstance(item, list | tuple) for item in value):
+        return "; ".join(value_label(item) for item in value)
+    if isinstance(value, list | tuple) and len(value) == 4:
+        x0, x1, y0, y1 = (f"{item:g}".replace("-", "−") for item in value)
+        return f"x {x0} … {x1} m, y {y0} … {y1} m"
     if isinstance(value, list | tuple):
         return " × ".join(value_label(item) for item in value)
-    return str(value)
+    return str(value).replace("_", " ")
 
 
 def configuration_label(configuration: Iterable[tuple[str, Any]]) -> str:

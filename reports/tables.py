@@ -29,7 +29,6 @@ from reports.results import (
     value_label,
 )
 from reports.statistics import Interval, overlap
-from study.data.split import Split
 from study.selection import config_value
 
 if TYPE_CHECKING:
@@ -274,24 +273,14 @@ def _significant(value: float, digits: int = 3) -> str:
 
 
 def describe_split(results: Results) -> str:
-    """Site and split in one sentence, from the configuration of the trials."""
-    splits = {Split.model_validate(config_value(trial.config, "split") or {}).describe() for trial in results.trials}
-    if len(splits) == 1:
-        return f"Site {results.site}; {splits.pop()}."
-    if not splits:
-        return f"Site {results.site}."
+    """Site and split in a sentence or two; of split settings that are axes, their values."""
+    base = f"Site {results.site}; {results.spec.base.split.describe()}."
     varying = [
-        f"{axis_label(path)}: {', '.join(map(value_label, values))}"
+        f"{axis_label(path).lower()}: {', '.join(map(value_label, values))}"
         for path, values in results.spec.axes.items()
         if path.startswith("split.")
     ]
-    if not varying:  # trials that the spec no longer asks for
-        return f"Site {results.site}; several splits: {' / '.join(sorted(splits))}."
-    return f"Site {results.site}; the split is an axis ({'; '.join(varying)}); its base: {_base_split(results)}."
-
-
-def _base_split(results: Results) -> str:
-    return results.spec.base.split.describe()
+    return f"{base} But varied: {'; '.join(varying)}." if varying else base
 
 
 def describe_selection(results: Results) -> str:
@@ -832,7 +821,13 @@ def _best_method(results: Results, decimals: int) -> str:
     wanted = cell.configuration()
     beside = [entry for entry in references if entry[1] in results.cells_of(wanted)]
     if beside:
-        _, reference, value = min(beside, key=lambda entry: entry[0])
+        mean, reference, value = min(beside, key=lambda entry: entry[0])
+        if mean < interval.mean and not one:
+            # A network that a look-up or the mean beats is no finding.
+            return (
+                f"No method beat {reference.method} ({_metres(value, decimals)}){where}; the best of them, "
+                f"{cell.method}, reached {_metres(interval, decimals)}."
+            )
         sentence += (
             f"; the better reference, {reference.method}, {_metres(value, decimals)}"
             if len(beside) > 1

@@ -35,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Sites: list, inspect and trace them.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Sites: list, inspect, trace and import them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
 DEFAULT_RESULTS = Path("results")
@@ -173,8 +173,8 @@ def validate(
     seeds: Annotated[int | None, typer.Option(min=1, help="Model seeds per cell, instead of the spec's.")] = None,
 ) -> None:
     """Check a spec against its site, and count its cells and trials; nothing is started."""
-    from study.console import show_cells
-    from study.running import delay_windows, prepare
+    from study.console import show_cells, show_splits
+    from study.running import delay_windows, prepare, split_sizes
     from study.spec.expand import expand, size
 
     loaded = _load_spec(spec, seeds)
@@ -186,6 +186,7 @@ def validate(
         f"{loaded.study}: {counted.cells} cells, {counted.trials} trials "
         f"({counted.search_trials} of them search); site {site.name}, {site.positions} positions × {site.scenes} scenes"
     )
+    show_splits(console, split_sizes(loaded, table, site.scenes))
     for subcarriers, bandwidth_mhz, share in delay_windows(loaded, table):
         console.print(
             f"{subcarriers} subcarriers over {bandwidth_mhz:g} MHz see delays up to {subcarriers / bandwidth_mhz:.2f} "
@@ -243,7 +244,7 @@ def rerun(
 
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="Where to copy them.")]) -> None:
-    """Copy the shipped specs and cluster files into a folder, to start from."""
+    """Copy the shipped specs, cluster files and scenarios into a folder, to start from."""
     from study.resources import init_folder
 
     for path in init_folder(folder):
@@ -252,12 +253,14 @@ def init(folder: Annotated[Path, typer.Argument(help="Where to copy them.")]) ->
 
 @data_app.command("list")
 def data_list() -> None:
-    """The shipped sites."""
+    """The shipped sites and scenarios."""
+    from study.data.scenario import list_scenarios
     from study.data.site import list_sites
 
     console = Console(soft_wrap=True, highlight=False)
     for site in list_sites():
         console.print(f"{site.name}: {site.positions} positions × {site.scenes} scenes, up to {site.max_paths} paths")
+    console.print(f"scenarios for `study data trace`: {', '.join(list_scenarios())}")
 
 
 @data_app.command("info")

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from models.settings import METHOD_SETTINGS
-from study.running import RunSummary, StudyStatus
+from study.data.path_table import CONDITIONS
+from study.running import RunSummary, SplitSize, StudyStatus
 from study.search import StudyQueue
 from study.spec.expand import Cell
 from study.spec.trial import Trial
@@ -32,10 +33,14 @@ __all__ = [
     "duration",
     "show_cells",
     "show_importing",
+    "show_splits",
     "show_status",
     "show_summary",
     "show_table",
 ]
+
+
+_MOST_SPLITS = 6
 
 
 def duration(seconds: float) -> str:
@@ -70,6 +75,10 @@ def _short(path: str) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, dict) and "uniform" in value:
         return "–".join(str(bound) for bound in value["uniform"])
+    if isinstance(value, list) and any(isinstance(item, list) for item in value):
+        return ",".join(_value(item) for item in value)
+    if isinstance(value, list) and len(value) == 4:  # an area
+        return "{:g}…{:g}×{:g}…{:g}".format(*value)
     if isinstance(value, list):
         return "×".join(str(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -251,6 +260,26 @@ def show_cells(console: Console, cells: list[Cell], seeds: int) -> None:
             what = f"{search.points()} candidates ({search.sampler}) over {space}; winner on {seeds} seeds"
             table.add_row(Text(cell.label), str(search.points() * search.seeds + repeats), Text(what))
     show_table(console, table)
+
+
+def show_splits(console: Console, splits: list[SplitSize]) -> None:
+    """What the splits of a study take from its site, and which conditions they leave out."""
+    for number, split in enumerate(splits):
+        if number == _MOST_SPLITS:
+            console.print(f"… and {len(splits) - number} more splits")
+            return
+        console.print(f"split: {split.words}")
+        for name, (scenes, positions, counts) in split.parts.items():
+            each = ", ".join(f"{count:,} {condition}" for condition, count in zip(CONDITIONS, counts, strict=True))
+            console.print(f"  {name}: {scenes} scenes × {positions:,} positions: {each}")
+        empty = [
+            f"no {condition} in {name}"
+            for name, (_, _, counts) in split.parts.items()
+            for condition, count in zip(CONDITIONS, counts, strict=True)
+            if not count
+        ]
+        if empty:
+            console.print(f"  warning: {'; '.join(empty)}: its accuracy says little", style="yellow")
 
 
 def show_table(console: Console, table: Table) -> None:

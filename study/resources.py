@@ -1,6 +1,8 @@
-"""The files that ship with the project: study specs and cluster files, found by name from any folder.
+"""The files that ship with the project: study specs, cluster files and scenarios.
 
 In a checkout the specs lie in ``spaces/`` beside the package, in an installed wheel in ``study/shipped/spaces/``.
+Cluster files and scenarios lie in their packages. Specs and cluster files are found by name from any folder here;
+`study.data.scenario` finds the scenarios.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import cluster
 import study
 from study.errors import SpecError, nearest
 
-__all__ = ["find_cluster", "find_spec", "init_folder", "shipped_clusters", "shipped_specs"]
+__all__ = ["find_cluster", "find_spec", "init_folder", "shipped_clusters", "shipped_scenarios", "shipped_specs"]
 
 _SPECS = "spaces"
 _CLUSTERS = "cluster"
+_SCENARIOS = "scenarios"
 
 
 def shipped_specs() -> dict[str, Path]:
@@ -29,6 +32,13 @@ def shipped_specs() -> dict[str, Path]:
 def shipped_clusters() -> dict[str, Path]:
     """The shipped cluster files by name (the file name without ``.yaml``), sorted."""
     return _yaml_files(_folder_of(cluster.__file__))
+
+
+def shipped_scenarios() -> dict[str, Path]:
+    """The shipped scenario files by name (the file name without ``.yaml``), sorted."""
+    from study.data.scenario import list_scenarios, scenario_file  # brings NumPy, which the others do without
+
+    return {name: scenario_file(name) for name in list_scenarios()}
 
 
 def find_spec(name_or_path: str | Path) -> Path:
@@ -54,7 +64,7 @@ def find_cluster(name_or_path: str | Path) -> Path:
 
 
 def init_folder(target: Path) -> list[Path]:
-    """Copy the shipped specs and cluster files to ``target/spaces`` and ``target/cluster``.
+    """Copy the shipped specs, cluster files and scenarios to ``spaces``, ``cluster`` and ``scenarios`` in a folder.
 
     Returns:
         The files written.
@@ -62,8 +72,8 @@ def init_folder(target: Path) -> list[Path]:
     Raises:
         SpecError: a file is there already (nothing is written then), or the folder cannot be written.
     """
-    copies = {target / _SPECS / source.name: source for source in shipped_specs().values()}
-    copies |= {target / _CLUSTERS / source.name: source for source in shipped_clusters().values()}
+    shipped = {_SPECS: shipped_specs(), _CLUSTERS: shipped_clusters(), _SCENARIOS: shipped_scenarios()}
+    copies = {target / folder / file.name: file for folder, files in shipped.items() for file in files.values()}
     present = [str(copy) for copy in copies if copy.exists() or copy.is_symlink()]
     if present:
         raise SpecError(

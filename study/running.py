@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cluster.check import check_local, slots, this_machine
 from cluster.model import Cluster
-from study.data.path_table import PathTable
+from study.data.path_table import CONDITIONS, PathTable
 from study.data.site import Site, open_site
 from study.data.split import Split
 from study.data.summary import power_beyond_window
@@ -25,7 +27,16 @@ from study.spec.model import StudySpec
 from study.spec.trial import Trial
 from study.store import Damaged, Store, StoredTrials
 
-__all__ = ["RunSummary", "StudyStatus", "delay_windows", "prepare", "run_study", "study_status"]
+__all__ = [
+    "RunSummary",
+    "SplitSize",
+    "StudyStatus",
+    "delay_windows",
+    "prepare",
+    "run_study",
+    "split_sizes",
+    "study_status",
+]
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,36 @@ def _blaming(cell: Cell) -> Iterator[None]:
         raise SpecError(
             f"{error.what} (cell {cell.label!r})", where=error.where, allowed=error.allowed, fix=error.fix
         ) from None
+
+
+@dataclass(frozen=True)
+class SplitSize:
+    """What a split takes from a site.
+
+    Attributes:
+        words: the split in words.
+        parts: name of a part → (scenes, positions, samples of each condition in the order of `CONDITIONS`).
+    """
+
+    words: str
+    parts: dict[str, tuple[int, int, tuple[int, ...]]]
+
+
+def split_sizes(spec: StudySpec, table: PathTable, scenes: int) -> list[SplitSize]:
+    """Sizes of the splits of a study, in the order of its cells."""
+    sizes: dict[Split, SplitSize] = {}
+    for cell in expand(spec):
+        for config in cell.configurations():
+            if config.split in sizes:
+                continue
+            found = {}
+            parts = config.split.parts(scenes, table.position_m)
+            for name, part in (("training", parts.source), ("validation", parts.validation), ("test", parts.test)):
+                rows = np.searchsorted(table.scene, sorted(part.scenes))
+                counted = np.bincount(table.condition[rows][:, part.positions].ravel(), minlength=len(CONDITIONS))
+                found[name] = (len(part.scenes), len(part.positions), tuple(counted.tolist()))
+            sizes[config.split] = SplitSize(config.split.describe(), found)
+    return list(sizes.values())
 
 
 def delay_windows(spec: StudySpec, table: PathTable) -> list[tuple[int, float, float]]:

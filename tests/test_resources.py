@@ -11,8 +11,16 @@ import pytest
 
 import cluster
 import study
+from study.data.scenario import load_scenario
 from study.errors import SpecError
-from study.resources import find_cluster, find_spec, init_folder, shipped_clusters, shipped_specs
+from study.resources import (
+    find_cluster,
+    find_spec,
+    init_folder,
+    shipped_clusters,
+    shipped_scenarios,
+    shipped_specs,
+)
 
 
 @pytest.fixture
@@ -72,13 +80,20 @@ def test_init_copies_what_ships(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder"
     written = init_folder(target)
     assert sorted(written) == sorted(path for path in target.rglob("*") if path.is_file())
+    shipped = {"spaces": shipped_specs(), "cluster": shipped_clusters(), "scenarios": shipped_scenarios()}
+    assert {copy.parent.name for copy in written} == set(shipped)
     for copy in written:
-        shipped = shipped_clusters() if copy.parent.name == "cluster" else shipped_specs()
-        assert copy.read_bytes() == shipped[copy.stem].read_bytes()
+        assert copy.read_bytes() == shipped[copy.parent.name][copy.stem].read_bytes()
 
 
-def test_init_overwrites_nothing(tmp_path: Path) -> None:
-    mine = tmp_path / "cluster" / "gpu.yaml"
+def test_a_copied_scenario_loads_as_the_shipped_one(tmp_path: Path) -> None:
+    init_folder(tmp_path)
+    assert load_scenario(tmp_path / "scenarios" / "canyon.yaml") == load_scenario("canyon")
+
+
+@pytest.mark.parametrize("name", ["cluster/gpu.yaml", "scenarios/canyon.yaml"])
+def test_init_overwrites_nothing(tmp_path: Path, name: str) -> None:
+    mine = tmp_path / name
     mine.parent.mkdir()
     mine.write_text("slots: 1\n")
     with pytest.raises(SpecError) as caught:

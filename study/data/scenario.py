@@ -48,6 +48,9 @@ __all__ = [
 
 SCENARIO_FOLDER = Path(__file__).parent / "scenarios"
 
+# Highest frequency of the materials that have no data up to 100 GHz (ITU-R P.2040).
+_HIGHEST_HZ: dict[str, float] = {"brick": 40e9, "marble": 60e9}
+
 # Less than this is rounding: 3.7 − 0.2 is not 3.5.
 _TINY_M = 1e-9
 
@@ -263,7 +266,12 @@ class Scenario(_Frozen):
     @model_validator(mode="after")
     def _everything_has_room(self) -> Scenario:
         boxes = static_boxes(self)
-        problems = [*_name_problems(self.boxes, boxes), *_point_problems(self, boxes), *_lane_problems(self, boxes)]
+        problems = [
+            *_material_problems(self, boxes),
+            *_name_problems(self.boxes, boxes),
+            *_point_problems(self, boxes),
+            *_lane_problems(self, boxes),
+        ]
         if problems:
             raise InvalidValues(problems)
         return self
@@ -271,6 +279,18 @@ class Scenario(_Frozen):
     def scene_times_s(self) -> FloatArray:
         """Time of every scene, [S]."""
         return self.scene_spacing_s * np.arange(self.scenes, dtype=np.float64)
+
+
+def _material_problems(scenario: Scenario, boxes: list[StaticBox]) -> Iterator[InvalidValue]:
+    """Materials that ITU-R P.2040 does not describe at the carrier."""
+    used = {box.material for box in boxes} | {scenario.ground_material, scenario.vehicle_material}
+    for name in sorted(used & set(_HIGHEST_HZ)):
+        if scenario.carrier_hz > _HIGHEST_HZ[name]:
+            yield InvalidValue(
+                f"{name} is not known at {scenario.carrier_hz / 1e9:g} GHz",
+                f"at most {_HIGHEST_HZ[name] / 1e9:g} GHz with {name}, or another material",
+                at=("carrier_hz",),
+            )
 
 
 def _name_problems(own: tuple[StaticBox, ...], boxes: list[StaticBox]) -> Iterator[InvalidValue]:

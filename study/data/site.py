@@ -148,7 +148,9 @@ def open_site(name_or_path: str | Path, extra_folders: Iterable[str | Path] = ()
     known = sorted({file.parent.name for parent in parents for file in _site_files(parent)})
     raise DataError(
         f"unknown site {text!r}{nearest(text, known)}",
-        allowed=f"the folder of a site, or one of: {', '.join(known) or 'none is installed'}",
+        where=None if Path(text).name == text else f"{Path(text).absolute()} is no folder",
+        allowed=f"the folder of a site (from the current folder, or an absolute path), or one of: "
+        f"{', '.join(known) or 'none is installed'}",
         fix="check the name, trace a site with `study data trace` or import one",
     )
 
@@ -198,6 +200,12 @@ def _open_folder(folder: Path) -> Site:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (folder / "trace.json").exists():
+            raise DataError(
+                "this folder is an unfinished trace",
+                where=str(folder),
+                fix="finish it with the `study data trace` command that began it",
+            ) from None
         raise DataError(
             "this folder is not a site: it has no site.json", where=str(folder), allowed=CONTRACT, fix=_AGAIN
         ) from None

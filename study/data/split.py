@@ -6,14 +6,16 @@ Shapes: S scenes, L positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from study.errors import ConfigurationError
+
+if TYPE_CHECKING:  # a spec is read without NumPy, which takes longer than all of it
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["Area", "HeldOut", "Part", "Split", "SplitParts"]
 
@@ -41,7 +43,8 @@ class HeldOut(_Settings):
     """Positions that no labelled training sample has (``positions: held_out``).
 
     Attributes:
-        validation, test: the share of the positions that is held out for it, or areas [[x0, x1, y0, y1], …] in metres.
+        validation, test: the least share of the positions that is held out for it, or areas [[x0, x1, y0, y1], …] in
+            metres.
         block_m: shares are drawn in square blocks of this edge, because neighbouring positions have nearly the same
             channel.
         seed: seed of the drawn blocks.
@@ -77,13 +80,13 @@ class Split(_Settings):
             shuffled ``blocks`` of consecutive scenes.
         block_scenes: scenes per block (5 by default); read with ``order: blocks`` alone.
         block_seed: seed of the blocks' order; read with ``order: blocks`` alone.
-        labelled_scenes: how many of the training scenes have labels (the first ones, so that more scenes contain
-            fewer); all of them by default. The others are not used.
+        labelled_scenes: how many of the training scenes have labels (the first ones in the order above, so that more
+            scenes contain fewer), or ``all``. The others are not used.
         target: scenes whose unlabelled samples are the target domain: ``test`` (transductive, as in the paper) or
             ``validation`` (the test scenes stay unseen).
         positions: ``shared`` (the same in all parts, as in the paper) or ``held_out`` (see `HeldOut`).
         held_out: read with ``positions: held_out`` alone.
-        area: [x0, x1, y0, y1] in metres; positions outside are not used at all.
+        area: [x0, x1, y0, y1] in metres, or ``all``; positions outside are not used at all.
         data_seed: seed of what is drawn per channel realization (the number of paths); the same for all trials, so
             that methods are compared on the same channels.
     """
@@ -94,16 +97,16 @@ class Split(_Settings):
     order: Literal["time", "blocks"] = "time"
     block_scenes: int = Field(default=BLOCK_SCENES, ge=1)
     block_seed: int = Field(default=0, ge=0, lt=2**32)
-    labelled_scenes: Annotated[int, Field(ge=1)] | None = None
+    labelled_scenes: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     target: Literal["test", "validation"] = "test"
     positions: Literal["shared", "held_out"] = "shared"
     held_out: HeldOut = HeldOut()
-    area: Area | None = None
+    area: Area | Literal["all"] = "all"
     data_seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _fits(self) -> Split:
-        if self.labelled_scenes is not None and self.labelled_scenes > self.train_scenes:
+        if self.labelled_scenes != "all" and self.labelled_scenes > self.train_scenes:
             raise ValueError(
                 f"labelled_scenes must be at most train_scenes = {self.train_scenes}, but is {self.labelled_scenes}"
             )
@@ -120,7 +123,7 @@ class Split(_Settings):
         """As plain data, without what this split does not read."""
         values = self.model_dump(mode="json")
         if self.labelled_scenes == self.train_scenes:
-            values["labelled_scenes"] = None
+            values["labelled_scenes"] = "all"
         if self.order == "time":
             del values["block_scenes"], values["block_seed"]
         if self.positions == "shared":
@@ -142,7 +145,7 @@ class Split(_Settings):
         """
         train, validation, test = self.scenes(scenes, site)
         at_train, at_validation, at_test = self._positions(position_m, site)
-        source = Part(train if self.labelled_scenes is None else train[: self.labelled_scenes], at_train)
+        source = Part(train if self.labelled_scenes == "all" else train[: self.labelled_scenes], at_train)
         evaluated = {"validation": Part(validation, at_validation), "test": Part(test, at_test)}
         return SplitParts(source, **evaluated, target=evaluated[self.target])
 
@@ -164,20 +167,24 @@ class Split(_Settings):
             )
         order: Sequence[int] = range(sum(sizes))
         if self.order == "blocks":
+            import numpy as np
+
             # Of all whole blocks of the site, so that the parts spread over its whole time.
             blocks = np.random.default_rng(self.block_seed).permutation(available // self.block_scenes)
             starts = blocks[: sum(sizes) // self.block_scenes] * self.block_scenes
             order = [int(start) + offset for start in starts for offset in range(self.block_scenes)]
-        ends = [0, *np.cumsum(sizes).tolist()]
+        ends = [0, *accumulate(sizes)]
         train, validation, test = (tuple(order[start:end]) for start, end in pairwise(ends))
         return train, validation, test
 
     def _positions(self, position_m: NDArray[np.float32], site: str) -> tuple[NDArray[np.int64], ...]:
         """Position numbers for training, validation and test."""
-        used = np.arange(len(position_m)) if self.area is None else np.flatnonzero(_inside(position_m, self.area))
+        import numpy as np
+
+        used = np.arange(len(position_m)) if self.area == "all" else np.flatnonzero(_inside(position_m, self.area))
         if not len(used):
             raise ConfigurationError(
-                f"no user position of {site} lies in the area {list(self.area or ())}",
+                f"no user position of {site} lies in the area {list(self.area)}",
                 where="split.area",
                 allowed="[x0, x1, y0, y1] within " + _extent(position_m),
                 fix="widen the area",
@@ -203,6 +210,8 @@ class Split(_Settings):
 
     def _draw_blocks(self, part: NDArray[np.int64], used: NDArray[np.int64], position_m: NDArray[np.float32]) -> None:
         """Hand whole blocks of the positions that are still free to test, then to validation, in place."""
+        import numpy as np
+
         free = used[part[used] == 0]
         corner = position_m[used, :2].min(0)
         cell = np.floor((position_m[free, :2].astype(np.float64) - corner) / self.held_out.block_m).astype(np.int64)
@@ -216,24 +225,26 @@ class Split(_Settings):
 
     def describe(self) -> str:
         """The split in words, for captions."""
+        blocks = f"in shuffled blocks of {self.block_scenes} (seed {self.block_seed})"
         words = [
-            f"{self.train_scenes} training, {self.validation_scenes} validation, {self.test_scenes} test scenes"
-            + (" in time order" if self.order == "time" else f" in shuffled blocks of {self.block_scenes}")
+            f"{self.train_scenes} training, {self.validation_scenes} validation, {self.test_scenes} test scenes "
+            + ("in time order" if self.order == "time" else blocks)
         ]
-        if self.labelled_scenes is not None and self.labelled_scenes < self.train_scenes:
+        if self.labelled_scenes not in ("all", self.train_scenes):
             words.append(f"{self.labelled_scenes} of the training scenes labelled, the others unused")
         words.append(f"unlabelled target data from the {self.target} scenes")
         if self.positions == "shared":
             words.append("positions shared")
         else:
+            parts = (("validation", self.held_out.validation), ("test", self.held_out.test))
             held = [
-                f"{part:.0%} for {name} in blocks of {self.held_out.block_m:g} m"
-                if isinstance(part, float)
-                else f"{_list(part)} for {name}"
-                for name, part in (("validation", self.held_out.validation), ("test", self.held_out.test))
+                f"at least {100 * part:g} % for {name}" if isinstance(part, float) else f"{_list(part)} for {name}"
+                for name, part in parts
             ]
-            words.append(f"positions held out ({', '.join(held)})")
-        if self.area is not None:
+            drawn = any(isinstance(part, float) for _, part in parts)
+            blocks = f" in whole blocks of {self.held_out.block_m:g} m (seed {self.held_out.seed})" if drawn else ""
+            words.append(f"positions held out{blocks}: {', '.join(held)}")
+        if self.area != "all":
             words.append(f"area {_list([self.area])}")
         return "; ".join(words)
 
@@ -267,4 +278,4 @@ def _extent(position_m: NDArray[np.float32]) -> str:
 
 
 def _list(areas: Any) -> str:
-    return ", ".join(f"x {x0:g}–{x1:g} m, y {y0:g}–{y1:g} m" for x0, x1, y0, y1 in areas)
+    return ", ".join(f"x {x0:g} … {x1:g} m, y {y0:g} … {y1:g} m" for x0, x1, y0, y1 in areas).replace("-", "−")

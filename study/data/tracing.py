@@ -270,7 +270,8 @@ class Tracer:
         material = {
             name: rt.ITURadioMaterial(name=f"study_{name}", itu_type=name, thickness=0.3) for name in sorted(names)
         }
-        objects = [_ground(mi, rt, self.static, material[scenario.ground_material])]
+        points_m = np.vstack([self.positions_m, scenario.base_station_m])
+        objects = [_ground(mi, rt, self.static, points_m, material[scenario.ground_material])]
         objects += [_mesh(mi, rt, box.name, np.array([box.box]), material[box.material]) for box in self.static]
         parked = _parked(self._capacity)
         objects.append(_mesh(mi, rt, "study_vehicles", parked, material[scenario.vehicle_material]))
@@ -416,9 +417,9 @@ def _mesh(mi: Any, rt: Any, name: str, boxes: NDArray[np.float64], material: Any
     return _object(mi, rt, name, corners, triangles, material)
 
 
-def _ground(mi: Any, rt: Any, static: list[StaticBox], material: Any) -> Any:
+def _ground(mi: Any, rt: Any, static: list[StaticBox], points_m: NDArray[np.float64], material: Any) -> Any:
     """A plane 40 m wider than everything that stands."""
-    limits = np.array([box.box for box in static])
+    limits = np.array([*(box.box for box in static), *np.repeat(points_m, 2, axis=1)])
     x0, y0 = limits[:, [0, 2]].min(0) - 40.0
     x1, y1 = limits[:, [1, 3]].max(0) + 40.0
     corners = np.array([[x0, y0, 0], [x1, y0, 0], [x0, y1, 0], [x1, y1, 0]])

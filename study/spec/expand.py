@@ -184,6 +184,10 @@ def _without(config: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
 def _show(value: Any) -> str:
     if isinstance(value, dict) and set(value) == {"uniform"}:
         return "–".join(str(bound) for bound in value["uniform"])
+    if isinstance(value, list | tuple) and any(isinstance(item, list | tuple) for item in value):
+        return ",".join(_show(item) for item in value)
+    if isinstance(value, list | tuple) and len(value) == 4:  # an area
+        return "{:g}…{:g}×{:g}…{:g}".format(*value)
     if isinstance(value, list | tuple):
         return "×".join(str(item) for item in value)
     if value is None:

@@ -113,6 +113,8 @@ class TrialConfiguration(_Settings):
         values = self.model_dump(mode="json", by_alias=True)
         given = {key: value for key, value in values["objective"].items() if value is not None}
         values["split"] = self.split.resolved()
+        if not settings.adapts:
+            del values["split"]["target"]
         values["objective"] = {key: given.get(key, default) for key, default in settings.objective_defaults().items()}
         if not settings.twin:
             del values["branches"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from study.data.scenario import (
     Scenario,
@@ -21,6 +25,9 @@ from study.data.scenario import (
     user_positions,
 )
 from study.errors import SpecError
+from study.spec.loading import parse_yaml
+
+DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "scenario.md").read_text(encoding="utf-8")
 
 CANYON = load_scenario("canyon_small")
 TRAFFIC = Traffic(CANYON)
@@ -230,6 +237,7 @@ LORRY = {"name": "lorry", "share": 1, "length_m": 10, "width_m": 2.5, "parts": [
         (part("traffic", x_range_m=[0, 11.5]), "traffic.x_range_m", "is 11.5 m long, and a 'bus' is 12 m long"),
         (part("traffic", kinds=[LORRY, LORRY]), "traffic.kinds[1].name: 'lorry'", "two kinds have this name"),
         ({"boxes": [brick("a", 1, 0, 0, 1, 0, 1)]}, "boxes[0].box", "x0 < x1"),
+        ({"carrier_hz": 5e10}, "carrier_hz", "brick is not known at 50 GHz"),
         ({"boxes": [brick("a", 0, 1, 9, 10, 0, 1)] * 2}, "boxes[1].name: 'a'", "two boxes have this name"),
         ({"boxes": [brick("house_north_0", 0, 1, 9, 10, 0, 1)]}, "boxes[0].name", "two boxes have this name"),
         ({"boxes": [brick("study_ground", 0, 1, 9, 10, 0, 1)]}, "boxes[0].name", "the tracer gives such names"),
@@ -259,3 +267,47 @@ def test_a_bridge_may_cross_the_lanes() -> None:
     assert height == 3.8
     over = [{"name": "bridge", "material": "concrete", "box": (0, 4, -8, 8, height, height + 1)}]
     assert changed(boxes=over).boxes[0].name == "bridge"
+
+
+def key_paths(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key path of a model with its field; `[]` stands for each entry of a list of models."""
+    for name, field in model.model_fields.items():
+        path, kind = prefix + name, field.annotation
+        entry = get_args(kind)[0] if get_args(kind) else None
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from key_paths(kind, f"{path}.")
+            continue
+        yield path, field
+        if isinstance(entry, type) and issubclass(entry, BaseModel):
+            yield from key_paths(entry, f"{path}[].")
+
+
+def test_every_key_and_its_default_is_in_the_documentation() -> None:
+    lines = [line for line in DOCUMENTATION.partition("## Every key")[2].splitlines() if line.startswith("| `")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert {len(row) for row in rows} == {6}
+    told = {row[0].strip("`"): row[2] for row in rows}
+    fields = dict(key_paths(Scenario))
+    assert {"name", "boxes[].box", "traffic.kinds[].parts", "solver.seed"} <= set(fields)
+    assert set(told) == set(fields)
+    words = {"": "empty", (): "none", True: "true"}
+    for path, field in fields.items():
+        assert told[path] == ("–" if field.is_required() else words.get(field.default, str(field.default))), path
+
+
+def test_the_documentations_example_is_a_street_with_every_condition() -> None:
+    (example,) = re.findall(r"```yaml\n(# my_street\.yaml\n.*?)```", DOCUMENTATION, re.DOTALL)
+    scenario = parse_yaml(example, Scenario, "scenario")
+    positions, boxes, traffic = user_positions(scenario), static_boxes(scenario), Traffic(scenario)
+    assert positions.shape == (40, 3)
+    assert [box.name.startswith("house_") for box in boxes] == [True] * 18 + [False]
+    conditions = np.stack(
+        [
+            classify(positions, scenario.base_station_m, boxes, traffic.boxes(time_s).box)
+            for time_s in scenario.scene_times_s()
+        ]
+    )
+    assert conditions.shape == (12, 40)
+    # The shares that the page tells.
+    np.testing.assert_array_equal(np.round(100 * np.bincount(conditions.ravel()) / conditions.size), [51, 36, 12])
+    assert (conditions == 2).sum(1).tolist() == [5] * 12

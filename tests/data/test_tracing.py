@@ -24,7 +24,7 @@ from study import site_tracing
 from study.console import TraceDisplay
 from study.data import tracing
 from study.data.path_table import PER_PATH, ROW_TYPES, keep_strongest
-from study.data.scenario import Scenario, load_scenario
+from study.data.scenario import Scenario, load_scenario, static_boxes
 from study.data.site import Site, open_site
 from study.data.tracing import ProbeReport, TracedScene, Tracer, find_llvm, memory_need, probe, round_mantissa
 from study.data.unfinished_site import DamagedScene, UnfinishedSite
@@ -486,6 +486,15 @@ def test_users_that_no_path_reaches_are_rows_without_paths() -> None:
     assert not blocked.all()
     np.testing.assert_array_equal(scene.paths, np.where(blocked, 0, 1))
     scene.check(len(scene.paths), values["max_paths"])
+
+
+@traced
+def test_a_street_without_houses_is_traced() -> None:
+    values = tiny(scenes=1).model_dump(mode="json")
+    values["buildings"]["x_range_m"] = [0, 0]
+    scenario = Scenario.model_validate(values | {"boxes": []})
+    assert not static_boxes(scenario)
+    assert (Tracer(scenario).trace(0).paths >= 1).all()
 
 
 @traced
