@@ -16,6 +16,9 @@ from torch import Tensor
 __all__ = ["REFERENCES", "MeanPosition", "NearestNeighbours", "Reference"]
 
 
+_CHUNK_VALUES = 2**24  # 64 MB in float32
+
+
 class FingerprintSet(Protocol):
     """Fingerprints [n, C, M, N] of which some can be had at a time; a tensor is one."""
 
@@ -78,12 +81,12 @@ class NearestNeighbours:
 
     Attributes:
         neighbours: k.
-        chunk: samples that are compared with as many labelled ones at once (bounds the memory).
+        chunk: samples that are compared with as many labelled ones at once; by default as many as take 64 MB.
     """
 
     name: ClassVar[str] = "KNN"
     neighbours: int = 3
-    chunk: int = 4096
+    chunk: int | None = None
 
     def fit(self, source: LabelledSet, conditions: int) -> None:
         """Remember all labelled samples."""
@@ -92,19 +95,23 @@ class NearestNeighbours:
 
     def predict(self, fingerprint: FingerprintSet) -> tuple[Tensor, Tensor | None]:
         """[B, C, M, N] → [B, D] and [B]. A tie between conditions goes to the one with the smaller number."""
-        nearest = torch.cat([self._nearest(part.flatten(1)) for part in fingerprint.split(self.chunk)])
+        size = self._size()
+        nearest = torch.cat([self._nearest(part.flatten(1), size) for part in fingerprint.split(size)])
         position = self._positions[nearest].mean(dim=1)
         if not self._conditions:
             return position, None
         votes = nnf.one_hot(self._labels[nearest], self._conditions).sum(dim=1)
         return position, votes.argmax(dim=1)
 
-    def _nearest(self, samples: Tensor) -> Tensor:
+    def _size(self) -> int:
+        return self.chunk or max(1, min(4096, _CHUNK_VALUES // self._fingerprints.shape[1:].numel()))
+
+    def _nearest(self, samples: Tensor, size: int) -> Tensor:
         """Numbers of the k closest labelled samples, closest first. [B, C · M · N] → [B, k]."""
         start = 0
         distance = samples.new_empty((len(samples), 0))
         number = torch.empty((len(samples), 0), dtype=torch.int64, device=samples.device)
-        for part in self._fingerprints.split(self.chunk):
+        for part in self._fingerprints.split(size):
             found = torch.cdist(samples, part.flatten(1))
             near, index = found.topk(min(self.neighbours, found.shape[1]), largest=False)
             distance, number = torch.cat([distance, near], dim=1), torch.cat([number, index + start], dim=1)

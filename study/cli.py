@@ -52,6 +52,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main() -> None:
     """Run the command line and exit."""
+    # A polite kill unwinds as Ctrl-C does, so that nothing unfinished stays behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         # Outside its own error handling, typer returns the code of `typer.Exit`.
         code = app(standalone_mode=False)
@@ -61,6 +63,9 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("study: stopped", file=sys.stderr)
         sys.exit(130)
+    except UnicodeEncodeError as error:
+        print(f"study: a name is not text: {error.object!a}\n  to do: rename the file or folder", file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:
         # The reader of a pipe is gone (`study methods | head`); a traceback would help nobody.
         sys.stderr.close()

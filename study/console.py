@@ -321,9 +321,11 @@ class TraceDisplay:
     def trace_started(self, plan: TracePlan) -> None:
         """Scenes are about to be traced."""
         self._plan = plan
+        scenes = f"{plan.scenes} scene{'s' if plan.scenes > 1 else ''}"
+        cpus = f"{plan.threads} CPU{'s' if plan.threads > 1 else ''}"
         self.console.print(
-            f"{plan.scenes} scenes, {plan.kept} of them finished before; {plan.at_once} at a time, each with "
-            f"{plan.threads} CPU{'s' if plan.threads > 1 else ''} and {plan.memory_bytes / 1e9:.1f} GB set aside"
+            f"{scenes}, {plan.kept} of them finished before; {plan.at_once} at a time, each with {cpus} and "
+            f"{plan.memory_bytes / 1e9:.1f} GB set aside"
         )
         if self.console.is_terminal:
             self._live = Live(self._render(), console=self.console, refresh_per_second=4, transient=True)

@@ -14,6 +14,7 @@ from study.ray_session import connect  # before Ray: it sets what Ray reads when
 # isort: split
 
 import functools
+import os
 import resource
 import socket
 import sys
@@ -153,7 +154,7 @@ def trace_site(
         DataError: the folder exists or cannot be written, or `<out>.partial` belongs to another scenario or version.
     """
     out, observer = Path(out), observer or _Silent()
-    if out.exists():
+    if os.path.lexists(out):
         raise DataError("the folder of the new site exists", where=str(out), fix="name another folder or remove it")
     check_local(cluster, source=cluster_source)
     if scenes is not None and not 1 <= scenes <= scenario.scenes:
@@ -169,8 +170,12 @@ def trace_site(
         for scene in damaged:
             observer.scene_damaged(scene)
         # Without missing scenes only the last step is left, and Ray need not start.
-        if missing and not _trace(missing, unfinished, cluster, observer, should_stop):
-            return None
+        try:
+            if missing and not _trace(missing, unfinished, cluster, observer, should_stop):
+                return None
+        except StudyError:
+            unfinished.forget()
+            raise
         return unfinished.finish()
 
 

@@ -60,6 +60,16 @@ _TRACER_NAMES = ("study_", "user_", "base_station")
 FloatArray = NDArray[np.float64]
 
 
+# A street longer than this is a mistake of units.
+_FARTHEST_M = 100_000.0
+
+
+def _near(values: tuple[float, ...]) -> tuple[float, ...]:
+    if max(map(abs, values)) > _FARTHEST_M:
+        raise ValueError(f"coordinates are in metres and at most {_FARTHEST_M:g}, but are {list(values)}")
+    return values
+
+
 def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
     low, high = interval
     if low > high:
@@ -73,10 +83,10 @@ def _solid(box: tuple[float, ...]) -> tuple[float, ...]:
     return box
 
 
-Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
-Box = Annotated[tuple[float, float, float, float, float, float], AfterValidator(_solid)]
+Interval = Annotated[tuple[float, float], AfterValidator(_near), AfterValidator(_ordered)]
+Box = Annotated[tuple[float, float, float, float, float, float], AfterValidator(_near), AfterValidator(_solid)]
 Positive = Annotated[float, Field(gt=0)]
-Point = tuple[float, float, float]
+Point = Annotated[tuple[float, float, float], AfterValidator(_near)]
 Material = Literal["concrete", "brick", "glass", "marble", "metal", "wood"]
 
 
@@ -95,7 +105,7 @@ class StaticBox(_Frozen):
 class BuildingRows(_Frozen):
     """Two rows of generated houses, one on each side of the street, with gaps for cross streets."""
 
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)
     x_range_m: Interval
     facade_y_m: Positive = Field(description="distance of the building line from the street's centre")
     depth_m: Positive
@@ -107,8 +117,8 @@ class BuildingRows(_Frozen):
 
     @model_validator(mode="after")
     def _has_width(self) -> BuildingRows:
-        if self.width_m[0] <= 0 or self.height_m[0] <= 0:
-            raise ValueError("width_m and height_m must be greater than 0")
+        if self.width_m[0] < 1 or self.height_m[0] <= 0:
+            raise ValueError("width_m must be at least 1 m and height_m greater than 0")
         return self
 
 
@@ -148,7 +158,7 @@ class Lane(_Frozen):
 class TrafficSettings(_Frozen):
     """Vehicles stream through the lanes: none comes back, so that no scene repeats an earlier one."""
 
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)
     x_range_m: Interval = Field(description="vehicles outside this part of the street are not in the scene")
     lanes: tuple[Lane, ...] = Field(min_length=1)
     kinds: tuple[VehicleKind, ...] = Field(min_length=1)
@@ -216,10 +226,10 @@ class UserGrid(_Frozen):
 
     x_start_m: float
     x_step_m: Positive
-    columns: int = Field(ge=1)
+    columns: int = Field(ge=1, le=100_000)
     y_start_m: float
     y_step_m: Positive
-    rows: int = Field(ge=1)
+    rows: int = Field(ge=1, le=1000)
     height_m: Positive
 
 
@@ -231,7 +241,7 @@ class SolverSettings(_Frozen):
     # Also the size of the table in which found paths are told apart: too small a table loses paths silently.
     max_paths_per_source: int = Field(2_000_000, ge=100_000)
     receivers_per_solve: int = Field(240, ge=1, le=240)
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)
     diffraction: bool = True
 
 
@@ -257,7 +267,7 @@ class Scenario(_Frozen):
     boxes: tuple[StaticBox, ...] = ()
     traffic: TrafficSettings
     users: UserGrid
-    scenes: int = Field(ge=1, le=100_000)
+    scenes: int = Field(ge=1, le=10_000)
     scene_spacing_s: Positive
     max_paths: int = Field(ge=1, le=1000)
     solver: SolverSettings

@@ -165,7 +165,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
 
 
 def _is_hash(value: Any) -> bool:
@@ -436,7 +436,7 @@ class SiteWriter:
         )
 
     def _folder_is_free(self) -> None:
-        if self.folder.exists():
+        if os.path.lexists(self.folder):
             raise DataError(
                 "the folder of the new site exists",
                 where=str(self.folder),

@@ -52,7 +52,7 @@ class HeldOut(_Settings):
 
     validation: Share | Areas = 0.1
     test: Share | Areas = 0.2
-    block_m: float = Field(default=10.0, gt=0)
+    block_m: float = Field(default=10.0, ge=0.1)
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -62,6 +63,7 @@ class UnfinishedSite:
         self.scenes = scenario.scenes if scenes is None else scenes
         self.folder = self.out.with_name(f"{self.out.name}.partial")
         self.kept = 0  # scenes that are in the folder
+        self._positions = user_positions(scenario)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -88,7 +90,7 @@ class UnfinishedSite:
                 ) from None
             except OSError as error:  # some network file systems have no locks
                 raise self._unwritable(error, "the lock of the unfinished trace") from None
-            if self.out.exists():  # another process has finished it since the command began
+            if os.path.lexists(self.out):  # another process has finished it since the command began
                 with suppress(OSError):
                     (self.folder / _LOCK).unlink()
                     self.folder.rmdir()
@@ -114,7 +116,7 @@ class UnfinishedSite:
                     "the working folder holds something else", where=str(self.folder), fix="name another output folder"
                 )
             self._write(claim, identity.encode(), "the claim of the unfinished trace")
-        elif claim.read_text(encoding="utf-8", errors="replace") != identity:
+        elif not claim.is_file() or claim.read_text(encoding="utf-8", errors="replace") != identity:
             raise DataError(
                 "the unfinished trace in this folder is of another scenario, number of scenes or package version",
                 where=str(self.folder),
@@ -125,6 +127,11 @@ class UnfinishedSite:
             with suppress(OSError):
                 leftover.unlink()
 
+    def forget(self) -> None:
+        """Remove the folder if it holds no finished scene, so that nothing is in the way of another scenario."""
+        if not any(self.folder.glob("scene_*.npz")):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def missing(self) -> tuple[list[int], list[DamagedScene]]:
         """Numbers of the scenes that are to be traced, and those of them whose file is there and cannot be read."""
         wanted, damaged = [], []
@@ -134,7 +141,7 @@ class UnfinishedSite:
                 wanted.append(scene)
                 continue
             try:
-                _read(file)
+                self._read(scene)
             except _UNREADABLE as error:
                 wanted.append(scene)
                 damaged.append(DamagedScene(scene, file, _reason(error)))
@@ -177,12 +184,12 @@ class UnfinishedSite:
             name=scenario.name if self.scenes == scenario.scenes else f"{scenario.name}_first_{self.scenes}",
             carrier_hz=scenario.carrier_hz,
             base_station_m=scenario.base_station_m,
-            position_m=user_positions(scenario),
+            position_m=self._positions,
             max_paths=scenario.max_paths,
         ) as writer:
             for number, time_s in enumerate(scenario.scene_times_s()[: self.scenes]):
                 try:
-                    scene = _read(self._file(number))
+                    scene = self._read(number)
                 except _UNREADABLE as error:
                     raise DataError(
                         f"scene {number} cannot be read any more: {_reason(error)}", where=str(self._file(number))
@@ -208,6 +215,13 @@ class UnfinishedSite:
                 ),
                 scenario_yaml=_scenario_yaml(scenario),
             )
+
+    def _read(self, scene: int) -> TracedScene:
+        """One finished scene; raises one of `_UNREADABLE` for a damaged file (every array has a checksum)."""
+        with np.load(self._file(scene)) as arrays:
+            found = TracedScene(**{name: arrays[name] for name in arrays.files})
+        found.check(len(self._positions), self.scenario.max_paths)
+        return found
 
     def _file(self, scene: int) -> Path:
         return self.folder / f"scene_{scene:05d}.npz"
@@ -239,13 +253,11 @@ class UnfinishedSite:
         )
 
 
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-
-
-def _read(file: Path) -> TracedScene:
-    """One finished scene; raises one of `_UNREADABLE` for a damaged file (every array has a checksum)."""
-    with np.load(file) as arrays:
-        return TracedScene(**{name: arrays[name] for name in arrays.files})
+# Zip files with changed bytes make the reader raise any of these.
+_UNREADABLE = (
+    OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, OverflowError, IndexError,
+    AttributeError, struct.error, zipfile.BadZipFile, zlib.error, DataError,
+)  # fmt: skip
 
 
 def _reason(error: Exception) -> str:

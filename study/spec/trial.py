@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.settings import BACKBONES, METHOD_SETTINGS, Branches, InputTooSmallError, Likelihood
 from study.data.split import Split
-from study.data.system import SystemConfiguration, fingerprint_shape
+from study.data.system import SystemConfiguration, UniformPaths, fingerprint_shape
 from study.errors import ConfigurationError
 
 __all__ = [
@@ -113,9 +113,11 @@ class TrialConfiguration(_Settings):
         values = self.model_dump(mode="json", by_alias=True)
         given = {key: value for key, value in values["objective"].items() if value is not None}
         values["split"] = self.split.resolved()
-        if not settings.adapts:
-            del values["split"]["target"]
+        if not isinstance(self.system.paths, UniformPaths):
+            del values["split"]["data_seed"]
         values["objective"] = {key: given.get(key, default) for key, default in settings.objective_defaults().items()}
+        if not settings.adapts or values["objective"].get("knowledge_transfer") is False:
+            del values["split"]["target"]
         if not settings.twin:
             del values["branches"]
         if not settings.trained:

@@ -26,6 +26,7 @@ from study.data.channels import channel_response
 from study.data.deepmimo import ImportProgress, import_deepmimo
 from study.data.deepmimo.grid import take_every
 from study.data.deepmimo.layout import GridShape
+from study.data.deepmimo.mat_reader import MatReader
 from study.data.path_table import PathTable
 from study.data.site import Site
 from study.errors import DataError
@@ -714,3 +715,30 @@ def test_made_up_paths_obey_geometry() -> None:
     np.testing.assert_allclose(rays.delay[sees, 0] * 299_792_458.0, distance[sees])
     assert sees.any()
     assert not sees.all()
+
+
+def test_a_file_that_ends_its_reader_is_an_error_and_the_next_is_read(tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    savemat(tmp_path / "good.mat", {"power": np.arange(3.0)})
+    reader = MatReader()
+    assert reader.read(tmp_path / "good.mat", "other") == (None, ["power"])
+    assert reader._process is not None
+    reader._process.kill()  # as a damaged file does
+    with pytest.raises(ValueError, match="ends the process that reads"):
+        reader.read(tmp_path / "good.mat", "power")
+    values, _ = reader.read(tmp_path / "good.mat", "power")
+    assert values is not None
+    assert values.ravel().tolist() == [0, 1, 2]
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"scenes": 10**12}, {"grid_step": 10**19}, {"max_paths": 10**8}, {"scene_step": 10**10}, {"first_scene": 10**15}],
+)
+def test_absurd_options_are_refused_at_once(tmp_path: Path, options: dict[str, int]) -> None:
+    source = write_v4(tmp_path / "source", made_up())
+    with pytest.raises(DataError):
+        import_deepmimo(source, tmp_path / "site", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "site").exists()

@@ -592,3 +592,29 @@ def test_two_machines_give_the_paths_of_one(once: Site, tmp_path: Path) -> None:
     assert len({item.node for item in told.progress}) == 2
     assert site is not None
     assert site.data_hash == once.data_hash
+
+
+def test_a_finished_scene_with_wrong_content_is_traced_again(tmp_path: Path) -> None:
+    scenario = tiny(scenes=3)
+    unfinished = UnfinishedSite(scenario, tmp_path / "site", REPORT)
+    with unfinished.claimed():
+        for scene in range(3):
+            unfinished.save(scene, made_up_scene(scenario))
+        good = dict(np.load(unfinished._file(1)))
+        np.savez_compressed(unfinished._file(1), **{**good, "gain": np.full_like(good["gain"], np.nan)})
+        np.savez_compressed(unfinished._file(2), **{**good, "gain": good["gain"][:2]})
+        missing, damaged = unfinished.missing()
+    assert missing == [1, 2]
+    assert [item.scene for item in damaged] == [1, 2]
+
+
+def test_a_refusal_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    """Too large for the machine: the folder is free for the smaller scenario that the message asks for."""
+    values = tiny().model_dump(mode="json")
+    values["solver"]["samples_per_source"] = 2_000_000_000
+    unfinished = UnfinishedSite(Scenario.model_validate(values), tmp_path / "site", REPORT)
+    with unfinished.claimed():
+        unfinished.forget()
+    assert list(tmp_path.iterdir()) == []
+    with UnfinishedSite(tiny(), tmp_path / "site", REPORT).claimed():
+        pass

@@ -87,7 +87,7 @@ def test_seed_and_data_are_part_of_a_trial() -> None:
 
 def test_keys_stay_what_they_are() -> None:
     """Stored results are found by these keys: a change makes every study run again, and needs a new KEY_VERSION."""
-    assert Trial(TrialConfiguration().resolved(), 0, "data").key == "bf2500aecaf73bc1"
+    assert Trial(TrialConfiguration().resolved(), 0, "data").key == "4b0ea4bb97d904d7"
 
 
 def test_reference_rows_have_one_trial_whatever_the_seeds() -> None:
@@ -282,3 +282,20 @@ def test_values_that_contradict_each_other_name_their_cell() -> None:
     labels = {cell.label for cell in expand(_parse(axes=axes, search=[], exclude=left_out))}
     assert "HDA labelled_scenes=15 train_scenes=10" not in labels
     assert {"HDA labelled_scenes=15 train_scenes=20", "HDA labelled_scenes=all train_scenes=10"} <= labels
+
+
+def test_settings_of_the_split_that_a_trial_does_not_read_are_not_in_its_key() -> None:
+    def key(method: str, **split: Any) -> str:
+        changes = {"objective": split.pop("objective", {}), "system": {"paths": split.pop("paths", 25)}}
+        config = TrialConfiguration.model_validate({"method": method, "split": split, **changes})
+        return Trial(config.resolved(), 0, "data").key
+
+    for method in ("DCNN", "KNN", "MEAN"):
+        assert key(method, target="validation") == key(method)
+    for method in ("TL", "RDA", "MDA", "HDA"):
+        assert key(method, target="validation") != key(method)
+    alone = {"knowledge_transfer": False}
+    assert key("HDA", target="validation", objective=alone) == key("HDA", objective=alone)
+    assert key("DCNN", data_seed=1) == key("DCNN")
+    drawn = {"uniform": [10, 25]}
+    assert key("DCNN", data_seed=1, paths=drawn) != key("DCNN", paths=drawn)

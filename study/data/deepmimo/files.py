@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from study.data.deepmimo.mat_reader import MatReader
 from study.errors import DataError
 
 __all__ = ["AGAIN", "Scene", "counted", "names_in", "numbered_folders", "read_array", "select_scenes"]
@@ -73,7 +77,7 @@ def numbered_folders(folder: Path) -> list[Scene]:
             f"the folder cannot be read: {error.strerror or error}", where=str(folder), fix="check its name and rights"
         ) from None
     for entry in entries:
-        match = re.fullmatch(r"(.*?)(\d+)", entry.name)
+        match = re.fullmatch(r"(.*?)(\d{1,9})", entry.name)
         if match:
             numbers = found.setdefault(match[1].lower(), {})
             if int(match[2]) in numbers:
@@ -110,7 +114,6 @@ def select_scenes(
     lowest, highest = present[0].number, present[-1].number
     start = lowest if first is None else first
     wanted = range(start, highest + 1, step) if count is None else range(start, start + count * step, step)
-    missing = [number for number in wanted if number not in by_number]
     there = f"{counted(len(present), 'scene')}, {present[0].folder.name} … {present[-1].folder.name}"
     if not len(wanted) or start < lowest or wanted[-1] > highest:
         last = wanted[-1] if len(wanted) else start
@@ -120,10 +123,12 @@ def select_scenes(
             allowed=f"scenes between {lowest} and {highest}",
             fix="change --first-scene, --scenes or --scene-step",
         )
+    missing = len(wanted) - sum(number in wanted for number in by_number)
     if missing:
-        names = ", ".join(str(number) for number in missing[:5]) + (" …" if len(missing) > 5 else "")
+        first_ones = islice((number for number in wanted if number not in by_number), 5)
+        names = ", ".join(map(str, first_ones)) + (" …" if missing > 5 else "")
         raise DataError(
-            f"{len(missing):,} of {len(wanted):,} scenes are missing: {names}",
+            f"{missing:,} of {len(wanted):,} scenes are missing: {names}",
             where=str(folder),
             allowed=f"a folder for each scene ({there})",
             fix=f"{AGAIN}, or take the scenes that are whole with --first-scene, --scenes and --scene-step",
@@ -173,14 +178,6 @@ def read_array(scene: Scene, file_name: str | Iterable[str], variable: str) -> N
 
 
 def _read_mat(file: Path, variable: str, scene: Scene) -> tuple[NDArray[Any] | None, list[str]]:
-    import scipy.io
-
-    def read() -> tuple[NDArray[Any] | None, list[str]]:
-        content = scipy.io.loadmat(str(file), variable_names=[variable])
-        if variable in content:
-            return np.asarray(content[variable]), []
-        return None, [name for name, _, _ in scipy.io.whosmat(str(file))]
-
     def begins() -> bytes:
         with file.open("rb") as handle:
             return handle.read(10)
@@ -192,7 +189,14 @@ def _read_mat(file: Path, variable: str, scene: Scene) -> tuple[NDArray[Any] | N
             allowed="MATLAB format 5 to 7.2",
             fix="load it in MATLAB and save it with the option -v7",
         )
-    return _read(read, file, scene)
+    return _read(lambda: _mat_reader().read(file, variable), file, scene)
+
+
+@functools.cache
+def _mat_reader() -> MatReader:
+    reader = MatReader()
+    atexit.register(reader.close)
+    return reader
 
 
 def _read_npz(file: Path, variable: str, scene: Scene) -> tuple[NDArray[Any] | None, list[str]]:

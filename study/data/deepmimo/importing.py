@@ -33,6 +33,7 @@ __all__ = ["ImportProgress", "import_deepmimo"]
 
 _LAYOUTS: tuple[type[Version2] | type[Version4], ...] = (Version2, Version4)
 _VERSION3 = re.compile(r"BS\d+_(?:UE_\d+-\d+|BS)\.mat")
+_MOST, _MOST_PATHS = 1_000_000_000, 1000
 # Positions of the same user in two scenes; files hold rounded ones.
 _SAME_M = 1e-3
 
@@ -156,11 +157,16 @@ def _check_options(
         "--scene-step": scene_step,
         "--max-paths": max_paths,
     }
-    wrong = [f"{option} {value}" for option, value in counts.items() if value < 1]
+    most = dict.fromkeys(counts, _MOST) | {"--max-paths": _MOST_PATHS}
+    wrong = [f"{option} {value}" for option, value in counts.items() if not 1 <= value <= most[option]]
     if not (math.isfinite(scene_spacing_s) and scene_spacing_s > 0):
         wrong.append(f"--scene-spacing {scene_spacing_s:g}")
     if wrong:
-        raise DataError(f"{', '.join(wrong)} cannot be used", allowed="numbers greater than 0", fix="change the option")
+        raise DataError(
+            f"{', '.join(wrong)} cannot be used",
+            allowed=f"numbers from 1 to {_MOST:,} (--max-paths: {_MOST_PATHS:,}); a time greater than 0",
+            fix="change the option",
+        )
 
 
 def _find(folder: Path) -> tuple[type[Version2] | type[Version4], list[Scene]]:
@@ -234,6 +240,8 @@ def _compare(first: SceneFacts, facts: SceneFacts, first_scene: Scene, scene: Sc
         difference = f"the carrier is {facts.carrier_hz:g} Hz, and {first.carrier_hz:g} Hz"
     elif (np.abs(facts.base_station_m - first.base_station_m) > _SAME_M).any():
         difference = f"the base station is at {station[0]} m, and at {station[1]} m"
+    elif facts.notes != first.notes:  # the transmitted power is one of them
+        difference = f"it says {facts.notes}, and {first.notes}"
     elif here != there:
         difference = f"there are {here:,} users, and {there:,}"
     else:

@@ -68,7 +68,7 @@ class SceneFacts:
             DataError: they are not.
         """
         problems = []
-        if not (np.isfinite(self.carrier_hz) and self.carrier_hz > 0):
+        if not 1e6 <= self.carrier_hz <= 1e13:  # not a number neither
             problems.append(f"the carrier frequency is {self.carrier_hz:g} Hz")
         # The negation refuses NaN too.
         if not (np.abs(self.base_station_m) < _FARTHEST_M).all():
@@ -119,7 +119,7 @@ class RawPaths:
         """
         # In float32 a gain beyond these powers is infinite; real ones are far below 0 dB.
         laws = [
-            ("power", self.power_db, -np.inf, 200.0, "finite numbers in dB"),
+            ("power", self.power_db, -np.inf, 20.0, "finite numbers in dB, relative to the transmitted power"),
             ("phase", self.phase_deg, -np.inf, np.inf, "finite numbers in degrees"),
             ("delay", self.delay_s, 0.0, 1.0, "seconds, 0 … 1"),
             ("zenith angle of departure", self.zenith_deg, -0.01, 180.01, "0 … 180 degrees, from the +z axis"),

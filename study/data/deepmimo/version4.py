@@ -233,7 +233,7 @@ class Version4:
         """Position of the base station, [3]."""
         files = self._file("tx_pos", self._users[0])
         values = read_array(scene, files, "tx_pos").astype(np.float64)
-        rows = values.reshape(-1, 3) if values.size % 3 == 0 else values[:0].reshape(0, 3)
+        rows = values.reshape(-1, 3) if values.size % 3 == 0 else np.zeros((0, 3))
         # One row for this transmitter, or one for each of its set.
         row = 0 if len(rows) == 1 else self._station[1]
         if row >= len(rows):
