@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from site_factory import BASE_STATION, random_table
 
 from study.data.path_files import PATH_SCHEMA
 from study.data.path_table import CONDITIONS, PathTable, scene_hash, site_hash
@@ -24,37 +25,11 @@ from study.data.site import Site, SiteWriter, list_sites, open_site
 from study.data.summary import site_summary
 from study.errors import DataError
 
-BASE_STATION = (3.0, 10.0, 6.0)
-
-
-def make_table(scenes: int = 3, positions: int = 4, width: int = 5, seed: int = 0) -> PathTable:
-    rng = np.random.default_rng(seed)
-    paths = rng.integers(0, width + 1, (scenes, positions)).astype(np.int16)
-    paths[0, 0] = width
-    valid = np.arange(width) < paths[..., None]
-    shape = (scenes, positions, width)
-    gain = rng.normal(size=shape) + 1j * rng.normal(size=shape)
-    gain = np.take_along_axis(gain, np.argsort(-np.abs(gain), -1), -1)
-    return PathTable(
-        gain=np.where(valid, gain, 0).astype(np.complex64),
-        delay_s=np.where(valid, rng.uniform(1e-8, 1e-6, shape), 0).astype(np.float32),
-        zenith_rad=np.where(valid, rng.uniform(0, np.pi, shape), 0).astype(np.float32),
-        azimuth_rad=np.where(valid, rng.uniform(-np.pi, np.pi, shape), 0).astype(np.float32),
-        interaction=np.where(valid, rng.integers(1, 4, shape), 0).astype(np.int8),
-        paths=paths,
-        scene=np.arange(scenes, dtype=np.int32),
-        condition=rng.integers(0, 3, (scenes, positions)).astype(np.int8),
-        position_m=rng.uniform(-50, 50, (positions, 3)).astype(np.float32),
-        time_s=2.0 * np.arange(scenes, dtype=np.float64),
-        paths_found=(paths + 2).astype(np.int16),
-        dropped_power=rng.uniform(0, 0.1, (scenes, positions)).astype(np.float32),
-    )
-
 
 def write(
     folder: Path, table: PathTable | None = None, vehicles: list[VehicleBoxes] | None = None, **values: Any
 ) -> Site:
-    table = make_table() if table is None else table
+    table = random_table() if table is None else table
     facts = {"name": "tiny", "carrier_hz": 3.5e9, "base_station_m": BASE_STATION} | values
     width = table.gain.shape[-1]
     with SiteWriter(folder, position_m=table.position_m, max_paths=width, **facts) as writer:
@@ -141,7 +116,7 @@ def test_the_hash_does_not_depend_on_the_files(
 def test_some_scenes_are_those_of_the_whole(
     tmp_path_factory: pytest.TempPathFactory, scenes: set[int], files: int, order: int, group: int
 ) -> None:
-    site = write(tmp_path_factory.mktemp("sites") / "tiny", make_table(6))
+    site = write(tmp_path_factory.mktemp("sites") / "tiny", random_table(6))
     whole = site.read_paths()
     rewrite(site, files, order, group)
     some = site.read_paths(scenes)
@@ -151,7 +126,7 @@ def test_some_scenes_are_those_of_the_whole(
 
 
 def test_files_without_a_wanted_scene_are_not_read(tmp_path: Path) -> None:
-    table = make_table(6)
+    table = random_table(6)
     site = write(tmp_path / "tiny", table)
     rows = pq.read_table(only_file(site))
     only_file(site).unlink()
@@ -166,7 +141,7 @@ def test_files_without_a_wanted_scene_are_not_read(tmp_path: Path) -> None:
 
 
 def test_scenes_in_parts_are_the_whole(tmp_path: Path) -> None:
-    site = write(tmp_path / "tiny", make_table(5))
+    site = write(tmp_path / "tiny", random_table(5))
     parts = list(site.read_scenes(2))
     assert [part.scene.tolist() for part in parts] == [[0, 1], [2, 3], [4]]
     np.testing.assert_array_equal(np.concatenate([part.gain for part in parts]), site.read_paths().gain)
@@ -180,7 +155,7 @@ def test_scenes_that_a_site_does_not_have(tmp_path: Path, scenes: list[int]) -> 
 
 @pytest.mark.parametrize("name", sorted(set(PathTable.__dataclass_fields__) - {"scene"}))
 def test_the_hash_depends_on_every_value(name: str) -> None:
-    table = make_table()
+    table = random_table()
     values = getattr(table, name).copy()
     values.flat[0] = values.flat[0] - 1 if name == "paths" else values.flat[0] + 1
     changed = replace(table, **{name: values})
@@ -188,13 +163,13 @@ def test_the_hash_depends_on_every_value(name: str) -> None:
 
 
 def test_the_hash_depends_on_the_order_of_the_scenes() -> None:
-    table = make_table()
+    table = random_table()
     turned = {name: values[::-1] for name, values in vars(table).items() if name not in ("position_m", "time_s")}
     assert data_hash(replace(table, **turned)) != data_hash(table)
 
 
 def test_the_hash_depends_on_carrier_and_base_station() -> None:
-    table = make_table()
+    table = random_table()
     assert len({data_hash(table, carrier, (x, 0, 0)) for carrier in (1e9, 2e9) for x in (0.0, 1.0)}) == 4
 
 
@@ -225,7 +200,7 @@ def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_a_block_left_early_leaves_nothing(tmp_path: Path) -> None:
-    table = make_table()
+    table = random_table()
     with SiteWriter(
         tmp_path / "tiny",
         name="x",
@@ -250,7 +225,7 @@ def test_a_site_needs_a_scene_and_positions(tmp_path: Path) -> None:
 
 
 def test_negative_zeros_in_the_padding_change_nothing(tmp_path: Path) -> None:
-    table = make_table()
+    table = random_table()
     gain = np.where(table.valid, table.gain, np.complex64(complex(-0.0, -0.0)))
     assert np.signbit(gain.real).any()
     site = write(tmp_path / "tiny", replace(table, gain=gain))
@@ -260,7 +235,7 @@ def test_negative_zeros_in_the_padding_change_nothing(tmp_path: Path) -> None:
 
 def test_many_scenes_are_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("study.data.site._ROWS_PER_FILE", 8)  # two scenes of four positions
-    table = make_table(7)
+    table = random_table(7)
     site = write(tmp_path / "tiny", table)
     assert len(list((site.folder / "paths").iterdir())) == 4
     assert_equal_tables(site.read_paths(), table)
@@ -283,18 +258,18 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         ({"paths": np.full((3, 4), 6, np.int16)}, "paths must be 0 … 5"),
         ({"delay_s": np.zeros((3, 4, 4), np.float32)}, r"delay_s has the shape \(4, 4\) instead of \(4, 5\)"),
         ({"delay_s": np.zeros((3, 4, 5))}, "delay_s is float64"),
-        ({"gain": make_table().gain * np.complex64(np.nan)}, "gain has values that are not finite"),
-        ({"delay_s": -make_table().delay_s}, "delay_s has values outside"),
+        ({"gain": random_table().gain * np.complex64(np.nan)}, "gain has values that are not finite"),
+        ({"delay_s": -random_table().delay_s}, "delay_s has values outside"),
         ({"interaction": np.zeros((3, 4, 5), np.int8)}, "no interaction number"),
         ({"time_s": np.array([0, 1, np.nan])}, "time_s must rise"),
         ({"time_s": np.array([0.0, 2.0, 2.0])}, "time_s must rise"),
-        ({"gain": make_table().gain[..., ::-1]}, "strongest first"),
+        ({"gain": random_table().gain[..., ::-1]}, "strongest first"),
         ({"zenith_rad": np.ones((3, 4, 5), np.float32)}, "beyond the number of paths must be 0"),
     ],
 )
 def test_an_inconsistent_table_is_not_written(tmp_path: Path, change: dict[str, np.ndarray], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        write(tmp_path / "tiny", replace(make_table(), **change))
+        write(tmp_path / "tiny", replace(random_table(), **change))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -462,7 +437,7 @@ def test_a_file_with_changed_bytes_is_never_read_as_good(site: Site, place: floa
     start = int(place * len(content))
     content[start : start + 64] = bytes(255 - byte for byte in content[start : start + 64])
     file.write_bytes(content)
-    expected = make_table()
+    expected = random_table()
     try:
         found = site.read_paths()
     except DataError:
