@@ -70,7 +70,9 @@ def channels(view: SiteView) -> Figure | None:
     bandwidths = " / ".join(f"{profile.bandwidth_hz / 1e6:g}" for profile in view.channels[0].profiles)
     caption = (
         f"Angle-delay profiles of one channel for each condition (rows) at {bandwidths} MHz (columns) with "
-        f"{subcarriers} subcarriers and {beams} antennas (8 × 8 in the y-z plane; beam 8·y + z); all kept paths. "
+        f"{subcarriers} subcarriers and {beams} antennas (8 × 8 in the y-z plane); all kept paths. "
+        "Beam 8·y + z is a DFT beam: y = z = 4 looks along the normal of the array, y = 0 … 7 at direction cosines "
+        "+1 … −¾ along y, and z likewise. "
         "The channel is the one of median received power of its condition in its scene: "
         + "; ".join(_channel_words(channel) for channel in view.channels)
         + ". Ring: delay modulo N/B and beam of the strongest path; paths that share a cell add up or cancel, "

@@ -188,7 +188,8 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
 def _outline(shape: str, radius: float) -> str:
     """A closed outline of about the same area for each shape, to be drawn after a move to its centre."""
     if shape == "circle":
-        r, across = _short(radius), _short(2 * radius)
+        r = _short(radius)
+        across = _short(2 * r)  # of the rounded radius: an arc over another chord is no half circle
         return f"m{-r} 0a{r} {r} 0 1 0 {across} 0a{r} {r} 0 1 0 {-across} 0z"
     if shape == "triangle":
         return f"m0 {_short(-1.25 * radius)}l{_short(1.2 * radius)} {_short(2.15 * radius)}h{_short(-2.4 * radius)}z"

@@ -241,8 +241,8 @@ def test_a_site_without_boxes_vehicles_or_paths_has_a_page(tmp_path: Path) -> No
     empty = {name: np.zeros_like(getattr(table, name)) for name in ("gain", "delay_s", "zenith_rad", "azimuth_rad")}
     empty |= {"interaction": np.zeros_like(table.interaction), "paths": np.zeros_like(table.paths)}
     page = site_html(view_site(write_site(tmp_path / "dark", replace(table, **empty))))
-    assert "knows no buildings" in page
-    assert "knows no vehicles" in page
+    assert "Where buildings stand is not" in page
+    assert "Where vehicles are is not" in page
     assert "figure-channels" not in page
     assert "map-data" not in page  # one scene: nothing to switch
 
