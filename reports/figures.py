@@ -471,7 +471,9 @@ def _logarithmic(axis: Axes) -> None:
 
 def _panel_title(axis: Axes, name: str) -> None:
     if name:
-        axis.set_title(textwrap.fill(name, 42), loc="left", fontsize=8)
+        place = axis.get_subplotspec()
+        columns = 1 if place is None else place.get_gridspec().ncols
+        axis.set_title(textwrap.fill(name, 100 // columns), loc="left", fontsize=8)
 
 
 # ------------------------------------------------------------------------------------------------- words

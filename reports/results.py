@@ -297,7 +297,7 @@ def value_label(value: Any) -> str:
         return "; ".join(value_label(item) for item in value)
     if isinstance(value, list | tuple) and len(value) == 4:
         x0, x1, y0, y1 = (f"{item:g}".replace("-", "−") for item in value)
-        return f"x {x0} … {x1} m, y {y0} … {y1} m"
+        return f"x\u00a0{x0}…{x1}, y\u00a0{y0}…{y1}\u00a0m"  # breaks between the two, and nowhere else
     if isinstance(value, list | tuple):
         return " × ".join(value_label(item) for item in value)
     return str(value).replace("_", " ")

@@ -148,7 +148,8 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         fields: list[str] = []
         for column, cell in zip(table.columns, row, strict=True):
-            fields.append(_field(cell.value) if cell.value is not None or cell is NOT_APPLICABLE else cell.text)
+            text = _field(cell.value) if cell.value is not None or cell is NOT_APPLICABLE else cell.text
+            fields.append(text.replace("\u00a0", " "))
             if column.spread:
                 fields.extend([_field(cell.low), _field(cell.high), _field(cell.n)])
         writer.writerow(fields)
@@ -798,6 +799,10 @@ def _many_pairs(pairs: Sequence[Comparison], decimals: int) -> str:
     return sentence + "."
 
 
+# Settings of the split that leave the test samples as they are.
+_SAME_TEST = ("split.labelled_scenes", "split.target", "split.data_seed")
+
+
 def _best_method(results: Results, decimals: int) -> str:
     ranked: list[tuple[float, StudyCell, Interval]] = []
     references: list[tuple[float, StudyCell, Interval]] = []
@@ -818,6 +823,8 @@ def _best_method(results: Results, decimals: int) -> str:
     sentence = f"{cell.method} reached {_metres(interval, decimals)}{where}"
     if not one:
         sentence = f"{cell.method} had the lowest test RMSE of what was compared, {_metres(interval, decimals)}{where}"
+        if any(path.startswith("split.") and path not in _SAME_TEST for path in results.spec.axes):
+            sentence = f"Configurations are tested on different samples; {sentence}"
     wanted = cell.configuration()
     beside = [entry for entry in references if entry[1] in results.cells_of(wanted)]
     if beside:

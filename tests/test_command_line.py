@@ -357,3 +357,14 @@ def test_a_cluster_that_does_not_answer_is_found_at_once(cli: Cli, tmp_path: Pat
     result = cli("run", write_spec(), "--cluster", cluster, "--results", tmp_path / "results")
     _refused(result, "nothing answers", "127.0.0.1:1")
     assert not (tmp_path / "results").exists()
+
+
+def test_validate_shows_what_each_split_takes_and_what_it_lacks(cli: Cli, write_spec: Callable[..., Path]) -> None:
+    split = {**SMALL_BASE["split"], "positions": "held_out"}
+    axes = {"method": ["DCNN"], "split.area": ["all", [-60, 60, -20, 0]]}
+    shown = cli("validate", write_spec(base={**SMALL_BASE, "split": split}, axes=axes, search=[]))
+    assert shown.code == 0, shown.err
+    assert "training: 3 scenes × 112 positions:" in shown.out
+    assert "test: 2 scenes × 32 positions:" in shown.out
+    assert "training: 3 scenes × 24 positions:" in shown.out
+    assert "warning: no SNLOS in training; no DNLOS in test; no SNLOS in test" in shown.out

@@ -318,6 +318,9 @@ def test_cells_and_plans_agree_with_the_spec_that_the_engine_runs(folder: Path) 
         (None, "–"),
         (True, "yes"),
         ("adp", "adp"),
+        ("held_out", "held out"),
+        ([-60, 60.5, -20, 0], "x\u00a0−60…60.5, y\u00a0−20…0\u00a0m"),
+        ([[0, 1, 2, 3], [4, 5, 6, 7]], "x\u00a00…1, y\u00a02…3\u00a0m; x\u00a04…5, y\u00a06…7\u00a0m"),
         ({"low": 1, "high": 2}, "low 1, high 2"),
     ],
 )

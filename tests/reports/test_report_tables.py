@@ -349,3 +349,27 @@ def test_captions_say_the_split(tmp_path: Path) -> None:
     words = tables.describe_split(load_results(store.folder))
     assert words.endswith("But varied: labelled scenes: 5, 10, 25, all; positions: shared, held out.")
     assert words.startswith("Site canyon_small; 50 training, 20 validation")
+
+
+def test_a_reference_that_no_method_beats_is_the_headline(tmp_path: Path) -> None:
+    store = Store(tmp_path / "study", spec(axes={"method": ["DCNN", "TL"]}, search=[], claims=[]))
+    for method, error in (("DCNN", 20.0), ("TL", 21.0), ("KNN", 30.0), ("MEAN", 17.0)):
+        store.add(method, 0, test_rmse_m=error)
+    words = tables.headline(load_results(store.folder))
+    assert words.startswith("No method beat MEAN (17.0 m")
+    assert "the best of them, DCNN, reached 20.0 m" in words
+
+
+def test_a_headline_over_different_test_samples_says_so(tmp_path: Path) -> None:
+    from study.spec.expand import expand
+
+    for path, values, differ in (
+        ("split.positions", ["shared", "held_out"], True),
+        ("split.labelled_scenes", [5, "all"], False),
+    ):
+        axes = {"method": ["DCNN", "TL"], path: values}
+        store = Store(tmp_path / path, spec(axes=axes, search=[], claims=[]))
+        for number, cell in enumerate(expand(store.spec)):
+            store.add_trial(cell.trial(0, HASH), test_rmse_m=20.0 - number)
+        words = tables.headline(load_results(store.folder))
+        assert words.startswith("Configurations are tested on different samples") == differ
