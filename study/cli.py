@@ -23,6 +23,7 @@ from study import __version__
 from study.errors import DataError, ResultsError, SpecError, StudyError
 
 if TYPE_CHECKING:
+    from study.console import RunDisplay, TraceDisplay
     from study.data.site import Site
     from study.spec.model import StudySpec
 
@@ -124,11 +125,6 @@ def run(
     began = time.monotonic()
     varying = [*loaded.axes, *(path for search in loaded.search for path in search.space)]
     with _Interruption() as interruption, RunDisplay(console, dict.fromkeys(varying)) as display:
-
-        def should_stop() -> bool:
-            display.stopping = interruption.requested.is_set()
-            return display.stopping
-
         summary = run_study(
             loaded,
             machines,
@@ -136,7 +132,7 @@ def run(
             display,
             cluster_source=str(cluster_path),
             retry=retried,
-            should_stop=should_stop,
+            should_stop=lambda: interruption.asked(display),
         )
     show_summary(console, summary, time.monotonic() - began)
     if summary.stopped:
@@ -314,11 +310,6 @@ def data_trace(
     from study.site_tracing import trace_site  # imports Ray, which takes a second
 
     with _Interruption() as interruption, TraceDisplay(console) as display:
-
-        def should_stop() -> bool:
-            display.stopping = interruption.requested.is_set()
-            return display.stopping
-
         site = trace_site(
             loaded,
             out,
@@ -326,7 +317,7 @@ def data_trace(
             scenes=scenes,
             cluster_source=str(cluster_path),
             observer=display,
-            should_stop=should_stop,
+            should_stop=lambda: interruption.asked(display),
         )
     if site is None:
         console.print(f"stopped; finished scenes are in {out}.partial. To go on, run the same command again.")
@@ -450,6 +441,11 @@ class _Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         return False
+
+    def asked(self, display: RunDisplay | TraceDisplay) -> bool:
+        """Whether to stop; the display says it."""
+        display.stopping = self.requested.is_set()
+        return display.stopping
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested.is_set():

@@ -17,7 +17,7 @@ from models.settings import METHOD_SETTINGS
 from study.data.path_table import CONDITIONS
 from study.running import RunSummary, SplitSize, StudyStatus
 from study.search import StudyQueue
-from study.spec.expand import Cell
+from study.spec.expand import Cell, show_value
 from study.spec.trial import Trial
 from study.store import Damaged
 
@@ -73,15 +73,7 @@ def _short(path: str) -> str:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, dict) and "uniform" in value:
-        return "–".join(str(bound) for bound in value["uniform"])
-    if isinstance(value, list) and any(isinstance(item, list) for item in value):
-        return ",".join(_value(item) for item in value)
-    if isinstance(value, list) and len(value) == 4:  # an area
-        return "{:g}…{:g}×{:g}…{:g}".format(*value)
-    if isinstance(value, list):
-        return "×".join(str(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else show_value(value)
 
 
 class RunDisplay:

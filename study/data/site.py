@@ -42,7 +42,7 @@ from study.errors import DataError, nearest
 if TYPE_CHECKING:
     from study.data.scenario import VehicleBoxes
 
-__all__ = ["ScenePaths", "Site", "SiteWriter", "list_sites", "open_site", "sync_folder"]
+__all__ = ["ScenePaths", "Site", "SiteWriter", "is_full", "list_sites", "open_site", "sync_folder"]
 
 SITE_FOLDER = Path(__file__).parent / "sites"
 _AGAIN = "restore the file, or trace or import the site again"
@@ -444,17 +444,21 @@ class SiteWriter:
             )
 
     def _unwritable(self, error: OSError, what: str = "the site") -> DataError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return DataError(
             f"{what} cannot be written: {error.strerror or error}",
             where=str(self.folder),
-            fix="free space on the disk or name another folder" if full else "name another folder",
+            fix="free space on the disk or name another folder" if is_full(error) else "name another folder",
         )
 
 
 def _sync(file: Path) -> None:
     with file.open("rb+") as handle:
         os.fsync(handle.fileno())
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a file could not be written because the disk, the quota or the largest file size is used up."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sync_folder(folder: Path) -> None:

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from study.data.channels import channel_response
-from study.data.fingerprints import angle_delay_profile
+from study.data.fingerprints import path_profile
 from study.data.path_table import CONDITIONS, VehicleTable
 from study.data.site import Site
 from study.data.summary import BANDWIDTHS_HZ, SUBCARRIERS, SiteRows, read_rows, site_summary
@@ -136,40 +135,33 @@ def _examples(site: Site, rows: SiteRows, scenes: Sequence[ChosenScene]) -> tupl
                 ranked = own[np.argsort(power[own], kind="stable")]
                 found.append((condition, chosen.scene, int(ranked[(len(ranked) - 1) // 2])))
                 break
-    return tuple(_example(site, *each) for each in found)
+    return tuple(_example(site, rows, *each) for each in found)
 
 
-def _example(site: Site, condition: int, scene: int, position: int) -> ExampleChannel:
+def _example(site: Site, rows: SiteRows, condition: int, scene: int, position: int) -> ExampleChannel:
     table = site.read_paths([scene])
     arrays = (table.gain, table.delay_s, table.zenith_rad, table.azimuth_rad)
-    gain, delay, zenith, azimuth = (torch.from_numpy(values[0, position][None]) for values in arrays)
-    power = (np.abs(table.gain[0, position].astype(np.complex128)) ** 2).tolist()
-    delay_s = float(delay[0, 0])
-
-    def profile(bandwidth_hz: float) -> Profile:
-        csi = channel_response(
-            gain, delay, zenith, azimuth, bandwidth_hz=bandwidth_hz, subcarriers=SUBCARRIERS, antennas=ANTENNAS
-        )
-        late = sum(
-            part for part, tau in zip(power, delay[0].tolist(), strict=True) if tau * bandwidth_hz >= SUBCARRIERS
-        )
-        return Profile(
+    paths = [torch.from_numpy(values[0, position][None]) for values in arrays]
+    delay, zenith, azimuth = (float(values[0, 0]) for values in paths[1:])  # of the strongest path
+    profiles = tuple(
+        Profile(
             bandwidth_hz,
-            angle_delay_profile(csi, ANTENNAS)[0].numpy(),
-            (delay_s * bandwidth_hz + 0.5) % SUBCARRIERS - 0.5,
-            late / sum(power),
+            path_profile(*paths, bandwidth_hz=bandwidth_hz, subcarriers=SUBCARRIERS, antennas=ANTENNAS)[0].numpy(),
+            (delay * bandwidth_hz + 0.5) % SUBCARRIERS - 0.5,
+            float(folded),
         )
-
+        for bandwidth_hz, folded in zip(BANDWIDTHS_HZ, rows.beyond[scene, position], strict=True)
+    )
     x, y, z = table.position_m[position].tolist()
     return ExampleChannel(
         scene=scene,
         position=position,
         condition=condition,
         position_m=(x, y, z),
-        power_db=10 * math.log10(sum(power)),
-        strongest_delay_ns=delay_s * 1e9,
-        beam=beam_of(float(zenith[0, 0]), float(azimuth[0, 0]), ANTENNAS),
-        profiles=tuple(profile(bandwidth) for bandwidth in BANDWIDTHS_HZ),
+        power_db=10 * math.log10(float(rows.power[scene, position])),
+        strongest_delay_ns=delay * 1e9,
+        beam=beam_of(zenith, azimuth, ANTENNAS),
+        profiles=profiles,
     )
 
 

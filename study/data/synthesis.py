@@ -23,8 +23,7 @@ from study.data.system import SystemConfiguration, fingerprint_shape
 __all__ = ["Fingerprints", "PathSamples", "free_memory_bytes", "kept_or_made", "synthesize"]
 
 # Samples made at once: on a CPU what a core's cache holds, on a GPU what keeps it busy.
-_CHUNK = {"cpu": 128}
-_GPU_CHUNK = 4096
+_CHUNK, _GPU_CHUNK = 128, 4096
 
 
 def synthesize(
@@ -96,7 +95,7 @@ class PathSamples:
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Fingerprints of some samples, [n, C, M, N] float32."""
         images = self.gain.new_empty((len(rows), *self.shape[1:]), dtype=torch.float32)
-        chunk = _CHUNK.get(self.gain.device.type, _GPU_CHUNK)
+        chunk = _CHUNK if self.gain.device.type == "cpu" else _GPU_CHUNK
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
             synthesize(

@@ -6,7 +6,6 @@ goes on with the scenes that are missing.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import io
@@ -24,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from study.data.scenario import Scenario, static_boxes, user_positions
-from study.data.site import Site, SiteWriter, sync_folder
+from study.data.site import Site, SiteWriter, is_full, sync_folder
 from study.data.tracing import VARIANT, ProbeReport, TracedScene
 from study.errors import DataError
 
@@ -242,13 +241,12 @@ class UnfinishedSite:
             raise self._unwritable(error, what, file) from None
 
     def _unwritable(self, error: OSError, what: str, file: Path | None = None) -> DataError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         kept = f"{self.kept} finished scene{'s are' if self.kept != 1 else ' is'} kept"
         return DataError(
             f"{what} cannot be written: {error.strerror or error}",
             where=str(file or self.folder),
             fix=f"free space on the disk; {kept}, and the same command goes on"
-            if full
+            if is_full(error)
             else "name another folder, or one that you may write to",
         )
 

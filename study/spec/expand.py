@@ -14,7 +14,7 @@ from study.selection import canonical, config_value
 from study.spec.model import Search, StudySpec, matches, set_path
 from study.spec.trial import Trial, TrialConfiguration, canonical_json
 
-__all__ = ["Cell", "StudySize", "distinct", "expand", "size"]
+__all__ = ["Cell", "StudySize", "distinct", "expand", "show_value", "size"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def expand(spec: StudySpec, *, check: bool = True, excluded: bool = False) -> li
                 set_path(config, path, value)
             if not excluded and any(matches(config, condition) for condition in spec.exclude):
                 continue
-            parts = [f"{path.rsplit('.', 1)[-1]}={_show(value)}" for path, value in zip(axes, values, strict=True)]
+            parts = [f"{path.rsplit('.', 1)[-1]}={show_value(value)}" for path, value in zip(axes, values, strict=True)]
             label = " ".join([method, *parts])
             cell = Cell(label, config, None)
             cells.append(replace(cell, search=_search_of(spec, cell)) if check and cell.trained else cell)
@@ -181,11 +181,12 @@ def _without(config: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
     return result
 
 
-def _show(value: Any) -> str:
+def show_value(value: Any) -> str:
+    """A value of a key path, short, for labels."""
     if isinstance(value, dict) and set(value) == {"uniform"}:
         return "–".join(str(bound) for bound in value["uniform"])
     if isinstance(value, list | tuple) and any(isinstance(item, list | tuple) for item in value):
-        return ",".join(_show(item) for item in value)
+        return ",".join(show_value(item) for item in value)
     if isinstance(value, list | tuple) and len(value) == 4:  # an area
         return "{:g}…{:g}×{:g}…{:g}".format(*value)
     if isinstance(value, list | tuple):

@@ -369,9 +369,13 @@ class StudySpec(_Frozen):
         problems: list[InvalidValue] = []
         cells = expand(self, check=False)
         contradictions: dict[str, str] = {}  # reason → label of the first cell that has it
+        configurations: list[tuple[str, TrialConfiguration]] = []
         for cell in cells:
-            if (reason := _contradiction(cell.config)) is not None:
-                contradictions.setdefault(reason, cell.label)
+            made = _configuration(cell.config)
+            if isinstance(made, str):
+                contradictions.setdefault(made, cell.label)
+            else:
+                configurations.append((cell.label, made))
         if contradictions:
             raise InvalidValues(
                 InvalidValue(f"{reason} (cell {label!r})", at=("axes",)) for reason, label in contradictions.items()
@@ -389,7 +393,7 @@ class StudySpec(_Frozen):
                 )
                 continue
             # What is excluded may be what contradicts itself.
-            sound = [cell for cell in matched if _contradiction(cell.config) is None]
+            sound = [cell for cell in matched if not isinstance(_configuration(cell.config), str)]
             for path in search.space:
                 if all(config_value(cell.resolve(), path) is None for cell in sound):
                     names = ", ".join(dict.fromkeys(cell.method for cell in matched))
@@ -432,12 +436,12 @@ class StudySpec(_Frozen):
                 break
         if not cells:
             problems.append(InvalidValue("'exclude' leaves no cell", allowed="at least one cell", at=("exclude",)))
-        for cell in cells:
+        for label, configuration in configurations:
             try:
-                TrialConfiguration.model_validate(cell.config).check_input()
+                configuration.check_input()
             except ConfigurationError as error:
                 problems.append(
-                    InvalidValue(f"{error.what} (cell {cell.label!r})", allowed=error.fix, at=("base", "network"))
+                    InvalidValue(f"{error.what} (cell {label!r})", allowed=error.fix, at=("base", "network"))
                 )
                 break
         if problems:
@@ -445,14 +449,13 @@ class StudySpec(_Frozen):
         return self
 
 
-def _contradiction(config: Mapping[str, Any]) -> str | None:
-    """Why values that are allowed one by one cannot stand together, None where they can."""
+def _configuration(config: Mapping[str, Any]) -> TrialConfiguration | str:
+    """The configuration, or why values that are allowed one by one cannot stand together."""
     try:
-        TrialConfiguration.model_validate_json(json.dumps(config), strict=True)
+        return TrialConfiguration.model_validate_json(json.dumps(config), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         return str(first["msg"]).removeprefix("Value error, ")
-    return None
 
 
 def key_paths() -> list[str]:
