@@ -23,6 +23,7 @@ from study.spec.trial import TrialConfiguration
 __all__ = [
     "Claim",
     "Domain",
+    "EarlyStopping",
     "FloatDomain",
     "GridDomain",
     "IntDomain",
@@ -147,24 +148,46 @@ def _is_number(value: Any) -> bool:
 Domain = GridDomain | ValuesDomain | FloatDomain | IntDomain
 
 
+class EarlyStopping(_Frozen):
+    """Stop candidates that fall behind the others of their cell, by the validation RMSE of their first seed.
+
+    Candidates of different cells never compete, and a winner's repeats are never stopped.
+
+    Attributes:
+        rule: ``asha`` (asynchronous successive halving: at 1, η, η², … times ``grace_epochs`` the best 1/η go on) or
+            ``median`` (stop below the median of the earlier candidates at the same epoch).
+        grace_epochs: epochs that every candidate gets.
+        reduction_factor: η of ``asha``.
+        min_candidates: ``median``: how many candidates must have reached an epoch before anything is stopped there.
+    """
+
+    rule: Literal["asha", "median"] = "asha"
+    grace_epochs: int = Field(default=1, ge=1)
+    reduction_factor: int = Field(default=3, ge=2)
+    min_candidates: int = Field(default=5, ge=1)
+
+
 class Search(_Frozen):
     """A search within every cell that ``when`` matches; the winner alone is repeated on all seeds.
 
     Attributes:
         when: key path → value or list of values; all must match. Empty matches every trained cell.
         space: key path → domain.
-        sampler: ``grid`` enumerates all combinations; ``random`` and ``tpe`` (Optuna) draw ``trials`` of them.
-        trials: number of candidates for ``random`` and ``tpe``.
+        sampler: ``grid`` enumerates all combinations; ``random``, ``tpe`` and ``nsga2`` (Optuna) draw ``trials`` of
+            them. ``nsga2`` looks for small RMSE and high accuracy together; the winner is chosen by ``select``.
+        trials: number of candidates for ``random``, ``tpe`` and ``nsga2``.
         seeds: seeds per candidate; the mean of the selection metric over them is what counts.
         sampler_seed: seed of the sampler.
+        early_stopping: when candidates are stopped before their last epoch; never when left out.
     """
 
     when: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Domain] = Field(min_length=1)
-    sampler: Literal["grid", "random", "tpe"] = "grid"
+    sampler: Literal["grid", "random", "tpe", "nsga2"] = "grid"
     trials: Annotated[int, Field(ge=1)] | None = None
     seeds: int = Field(default=1, ge=1)
     sampler_seed: int = Field(default=0, ge=0, lt=2**32)
+    early_stopping: EarlyStopping | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Search:
@@ -187,6 +210,14 @@ class Search(_Frozen):
                 )
         elif self.trials is None:
             problems.append(InvalidValue(f"sampler {self.sampler} needs a number of trials", allowed="trials: 30"))
+        if self.sampler == "nsga2" and self.early_stopping is not None:
+            problems.append(
+                InvalidValue(
+                    "candidates that are judged by two metrics cannot be stopped by one",
+                    allowed="early_stopping with grid, random or tpe",
+                    at=("early_stopping",),
+                )
+            )
         if problems:
             raise InvalidValues(problems)
         return self
@@ -425,6 +456,15 @@ class StudySpec(_Frozen):
                 )
                 break
             predicts = METHOD_SETTINGS[cell.method].joint and cell.config["system"]["semantics"] != "none"
+            if found and self.search[found[0]].sampler == "nsga2" and not predicts:
+                problems.append(
+                    InvalidValue(
+                        f"the searched cell {cell.label!r} has no accuracy, and nsga2 looks for RMSE and accuracy",
+                        allowed="tpe, or a search of cells that predict the condition",
+                        at=("search", found[0], "sampler"),
+                    )
+                )
+                break
             if found and self.select.metric == "validation_accuracy" and not predicts:
                 problems.append(
                     InvalidValue(
