@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,24 +18,31 @@ from study.data.site import Site, open_site
 from study.data.split import Split
 from study.data.summary import power_beyond_window
 from study.errors import ConfigurationError, ResultsError, SpecError
-from study.observer import RunObserver
+from study.locking import Owner
+from study.observers import RunObserver
 from study.provenance import Provenance
-from study.search import Progress, StudyQueue
+from study.search import CellProgress, Progress, StudyQueue
 from study.spec.expand import Cell, expand
 from study.spec.model import StudySpec
 from study.spec.trial import Trial
 from study.store import Damaged, Store, StoredTrials
 
 __all__ = [
+    "RETRIED_STATES",
+    "RunPlan",
     "RunSummary",
     "SplitSize",
     "StudyStatus",
     "delay_windows",
+    "plan_run",
     "prepare",
     "run_study",
     "split_sizes",
     "study_status",
 ]
+
+# Stored trials that run again when they are asked to; one that is done has nothing to try again.
+RETRIED_STATES = ("failed", "out_of_memory", "diverged", "pruned")
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,13 @@ class RunSummary:
     """What a run did.
 
     Attributes:
-        folder: the results folder.
+        location: the results folder, or its URI.
         progress: counts at the end.
         stopped: it was asked to stop before all was done.
         outside: stored trials that the spec, as it is now, does not ask for.
     """
 
-    folder: Path
+    location: str
     progress: Progress
     stopped: bool
     outside: int
@@ -146,22 +152,26 @@ def delay_windows(spec: StudySpec, table: PathTable) -> list[tuple[int, float, f
 def run_study(
     spec: StudySpec,
     cluster: Cluster,
-    folder: Path,
+    store: Store,
     observer: RunObserver,
     *,
     cluster_source: str = "the cluster file",
     retry: Collection[str] = (),
+    search_path: Sequence[str] = (),
+    checkpoints: str | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> RunSummary:
-    """Run what the spec wants and the folder does not hold yet.
+    """Run what the spec wants and the store does not hold yet.
 
     Args:
         spec: the study.
         cluster: where to run.
-        folder: the results folder.
+        store: the results folder, or the mirror of one elsewhere.
         observer: told what happens.
         cluster_source: the cluster file, for messages.
-        retry: states whose stored trials run again (failed, out_of_memory, diverged).
+        retry: states whose stored trials run again, of `RETRIED_STATES`.
+        search_path: folders in which trial processes look for a user's own methods.
+        checkpoints: folder or URI for the checkpoints of Ray Train trials; in the store's folder by default.
         should_stop: asked often; True ends the run cleanly.
 
     Raises:
@@ -169,7 +179,6 @@ def run_study(
     """
     site, _ = prepare(spec)
     check_local(cluster, source=cluster_source)
-    store = Store(folder)
     described = spec.model_dump(mode="json", by_alias=True)
     provenance = Provenance.here(described)
     # Before anything is written: a folder of another study stays as it is.
@@ -182,31 +191,116 @@ def run_study(
         store.write_spec(described)  # after the site: a folder with a study.yaml says which data its trials are of
         stored = store.load()
         observer.damaged_files(stored.damaged)
-        rows = {key: row for key, row in stored.rows.items() if row["state"] not in retry}
-        queue = _open_queue(spec, site.data_hash, rows, store.journal, observer)
+        queue = _open_queue(spec, site.data_hash, _kept(stored, retry), store, observer)
         first = queue.next()
         if not isinstance(first, Trial):
-            return _summary(folder, queue, stored, stopped=False)
+            return _summary(store, queue, stored, stopped=False)
         from study.engine import execute  # Ray starts only when something has to run
 
-        machine = this_machine()
-        expected = slots(cluster, cluster.cpus or machine.cpus, cluster.gpus) if cluster.address == "local" else 0
-        observer.run_started(queue, expand(spec), expected)
-        stopped = execute(queue, first, store, site.folder, cluster, provenance, observer, should_stop)
-        return _summary(folder, queue, stored, stopped)
+        cells = expand(spec)
+
+        def started(at_once: int) -> None:
+            observer.run_started(queue, cells, at_once)
+
+        here = cluster.address == "local"
+        if here:  # known before Ray has started, which takes some seconds
+            started(slots(cluster, cluster.cpus or this_machine().cpus, cluster.gpus, source=cluster_source))
+        stopped = True
+        try:
+            stopped = execute(
+                queue,
+                first,
+                store,
+                site.folder,
+                cluster,
+                provenance,
+                observer,
+                should_stop,
+                checkpoints=str((store.folder / "checkpoints").resolve()) if checkpoints is None else checkpoints,
+                search_path=search_path,
+                source=cluster_source,
+                on_connected=(lambda at_once: None) if here else started,
+            )
+        finally:
+            observer.run_ended(stopped)
+        return _summary(store, queue, stored, stopped)
 
 
-def _summary(folder: Path, queue: StudyQueue, stored: StoredTrials, stopped: bool) -> RunSummary:
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run would do.
+
+    Attributes:
+        cells: each cell with its wanted and stored trials.
+        wanted: trials of the study, as far as is known; those that cells share count once.
+        stored: those of them that would not run.
+        retried: stored trials that would run again.
+        outside: stored trials that the spec does not ask for.
+        damaged: files that cannot be read.
+    """
+
+    cells: list[CellProgress]
+    wanted: int
+    stored: int
+    retried: int
+    outside: int
+    damaged: list[Damaged]
+
+    @property
+    def to_run(self) -> int:
+        """Trials that would run."""
+        return self.wanted - self.stored
+
+
+def plan_run(spec: StudySpec, cluster: Cluster, store: Store, *, retry: Collection[str] = ()) -> RunPlan:
+    """What `run_study` would do now. Nothing is started, written or locked.
+
+    Raises:
+        StudyError: as `run_study`, as far as that is known without Ray.
+    """
+    site, _ = prepare(spec)
+    check_local(cluster)
+    _check_owner(store, spec.model_dump(mode="json", by_alias=True), site)
+    stored = store.load()
+    rows = _kept(stored, retry)
+    queue = StudyQueue(spec, site.data_hash, rows, epochs=_epochs_in(store))
+    queue.next()  # lets a finished search name its winner
+    progress = queue.progress()
+    return RunPlan(
+        queue.cells(),
+        progress.wanted,
+        progress.stored,
+        len((stored.rows.keys() - rows.keys()) & queue.known_keys()),
+        len(stored.rows.keys() - queue.known_keys()),
+        stored.damaged,
+    )
+
+
+def _kept(stored: StoredTrials, retry: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The rows that count as finished."""
+    return {key: row for key, row in stored.rows.items() if row["state"] not in retry}
+
+
+def _summary(store: Store, queue: StudyQueue, stored: StoredTrials, stopped: bool) -> RunSummary:
     outside = len(set(stored.rows) - queue.known_keys())
-    return RunSummary(folder, queue.progress(), stopped, outside)
+    return RunSummary(store.location, queue.progress(), stopped, outside)
+
+
+def _epochs_in(store: Store) -> Callable[[str], Mapping[str, list[Any]] | None]:
+    def epochs(key: str) -> Mapping[str, list[Any]] | None:
+        table = store.read_epochs(key)
+        return None if table is None or isinstance(table, Damaged) else table.to_pydict()
+
+    return epochs
 
 
 def _open_queue(
-    spec: StudySpec, data_hash: str, rows: dict[str, dict[str, Any]], journal: Path, observer: RunObserver
+    spec: StudySpec, data_hash: str, rows: dict[str, dict[str, Any]], store: Store, observer: RunObserver
 ) -> StudyQueue:
     """The queue, with Optuna's journal or, where that is damaged, with a new one: the rows hold all it said."""
+    journal = store.journal
     try:
-        return StudyQueue(spec, data_hash, rows, journal)
+        return StudyQueue(spec, data_hash, rows, journal, _epochs_in(store))
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, OSError) as error:
         # What Optuna raises depends on where its file is broken. A defect of ours would be raised again below.
         if not journal.exists():
@@ -214,7 +308,7 @@ def _open_queue(
         damaged = journal.with_name(f"{journal.name}.damaged")
         observer.damaged_files([Damaged(journal, f"{type(error).__name__}; kept as {damaged.name} and rebuilt")])
         journal.replace(damaged)
-        return StudyQueue(spec, data_hash, rows, journal)
+        return StudyQueue(spec, data_hash, rows, journal, _epochs_in(store))
 
 
 def _check_owner(store: Store, described: dict[str, Any], site: Site) -> None:
@@ -265,19 +359,21 @@ class StudyStatus:
 
     Attributes:
         study: its name.
-        folder: the results folder.
+        location: the results folder, or its URI.
         wanted: trials of the spec, as far as is known.
+        cells: each cell with its wanted and stored trials.
         states: how many stored trials of the spec have each state.
-        running: whether a driver holds the folder now.
+        owner: who runs the study now; None when nobody does.
         damaged: files that cannot be read.
         best: (cell label, validation RMSE in metres) of the best finished trial.
     """
 
     study: str
-    folder: Path
+    location: str
     wanted: int
+    cells: list[CellProgress] = field(default_factory=list)
     states: Counter[str] = field(default_factory=Counter)
-    running: bool = False
+    owner: Owner | None = None
     damaged: list[Damaged] = field(default_factory=list)
     best: tuple[str, float] | None = None
 
@@ -285,33 +381,35 @@ class StudyStatus:
         """Plain data."""
         return {
             "study": self.study,
-            "folder": str(self.folder),
-            "running": self.running,
+            "folder": self.location,
+            "running": self.owner is not None,
+            "owner": None if self.owner is None else {"host": self.owner.host, "pid": self.owner.pid},
             "wanted": self.wanted,
             "stored": sum(self.states.values()),
             "states": dict(self.states),
+            "cells": [asdict(cell) for cell in self.cells],
             "damaged": [{"file": str(item.path), "reason": item.reason} for item in self.damaged],
             "best": None if self.best is None else {"cell": self.best[0], "validation_rmse_m": self.best[1]},
         }
 
 
-def study_status(folder: Path) -> StudyStatus:
+def study_status(store: Store) -> StudyStatus:
     """Read the state of a study from its results folder.
 
     Raises:
         ResultsError: there is no study, or its study.yaml or site.json is damaged.
     """
-    store = Store(folder)
     spec, stored = store.read_study(), store.load()
-    queue = StudyQueue(spec, store.read_data_hash() if stored.rows else "", stored.rows)
+    queue = StudyQueue(spec, store.read_data_hash() if stored.rows else "", stored.rows, epochs=_epochs_in(store))
     queue.next()  # lets a finished search name its winner
     keys = queue.known_keys()
     return StudyStatus(
         study=spec.study,
-        folder=folder,
+        location=store.location,
         wanted=queue.progress().wanted,
+        cells=queue.cells(),
         states=Counter(row["state"] for key, row in stored.rows.items() if key in keys),
-        running=store.is_locked(),
+        owner=store.owner(),
         damaged=stored.damaged,
         best=queue.best(),
     )

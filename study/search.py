@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -21,10 +21,10 @@ from optuna.trial import TrialState
 from models.settings import METHOD_SETTINGS
 from study.selection import canonical, select_winner
 from study.spec.expand import Cell, distinct, expand
-from study.spec.model import FloatDomain, GridDomain, IntDomain, Search, Select, StudySpec
+from study.spec.model import EarlyStopping, FloatDomain, GridDomain, IntDomain, Search, Select, StudySpec
 from study.spec.trial import Trial, canonical_json
 
-__all__ = ["Progress", "StudyQueue", "Work"]
+__all__ = ["CellProgress", "Progress", "StudyQueue", "Work"]
 
 # A sampler on a discrete space repeats itself; after this many repeats in a row the space counts as exhausted.
 MAX_REPEATS = 200
@@ -54,7 +54,23 @@ class Progress:
     finished: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True)
+class CellProgress:
+    """How far a cell is.
+
+    Attributes:
+        label: the cell in words.
+        wanted: trials that it asks for, as far as is known.
+        stored: those of them that are stored.
+    """
+
+    label: str
+    wanted: int
+    stored: int
+
+
 Rows = Mapping[str, Mapping[str, Any]]
+Epochs = Callable[[str], Mapping[str, list[Any]] | None]
 
 
 class StudyQueue:
@@ -65,10 +81,17 @@ class StudyQueue:
         data_hash: identity of the site's data.
         rows: stored rows by key that count as finished.
         journal: Optuna's journal file; None keeps Optuna's studies in memory.
+        epochs: gives the stored epochs of a trial by its key, as columns; asked only for candidates of a search with
+            early stopping that the journal does not know.
     """
 
     def __init__(
-        self, spec: StudySpec, data_hash: str, rows: Mapping[str, dict[str, Any]], journal: Path | None = None
+        self,
+        spec: StudySpec,
+        data_hash: str,
+        rows: Mapping[str, dict[str, Any]],
+        journal: Path | None = None,
+        epochs: Epochs = lambda key: None,
     ) -> None:
         self.rows: dict[str, dict[str, Any]] = dict(rows)
         self._live: dict[str, Trial] = {}
@@ -78,10 +101,12 @@ class StudyQueue:
         self._cells: list[_FixedCell | _SearchedCell] = [
             _FixedCell(cell, spec.seeds, data_hash)
             if cell.search is None
-            else _SearchedCell(cell, cell.search, spec.seeds, spec.select, data_hash, storage, self.rows)
+            else _SearchedCell(cell, cell.search, spec.seeds, spec.select, data_hash, storage, self.rows, epochs)
             for cell in cells
         ]
-        self._initial = frozenset(self.rows)
+        self._cells.sort(key=lambda cell: cell.rank)
+        self._searched: dict[str, _SearchedCell] = {}  # trial key → the search that proposed it
+        self._initial = set(self.rows)
 
     def next(self) -> Trial | Work:
         """The next trial to run, which is then expected back in `finish` or `lose`.
@@ -90,17 +115,40 @@ class StudyQueue:
         reference rows come last.
         """
         later = False
-        for cell in sorted(self._cells, key=lambda cell: cell.rank):
+        for cell in self._cells:
             found = cell.next(self.rows, self._live)
             if isinstance(found, Trial):
                 self._live[found.key] = found
+                if isinstance(cell, _SearchedCell):
+                    self._searched[found.key] = cell
                 return found
             later = later or found is Work.LATER
         return Work.LATER if later else Work.NONE
 
+    def search_seed(self, key: str) -> int | None:
+        """The sampler's seed of the search that handed a trial out; None for other trials."""
+        cell = self._searched.get(key)
+        return None if cell is None else cell.sampler_seed
+
+    def competes(self, key: str) -> bool:
+        """Whether a trial that was handed out may be stopped early: its epochs are then told to `falls_behind`."""
+        cell = self._searched.get(key)
+        return cell is not None and cell.competes(key)
+
+    def falls_behind(self, key: str, epochs: Mapping[str, list[Any]]) -> bool:
+        """Take the epochs of a running trial, all of them so far; whether it is to be stopped.
+
+        Args:
+            key: the trial.
+            epochs: columns of the epoch table.
+        """
+        cell = self._searched.get(key)
+        return cell is not None and cell.falls_behind(key, epochs)
+
     def finish(self, row: dict[str, Any]) -> None:
         """Take the stored row of a trial that was handed out."""
         self._live.pop(row["key"], None)
+        self._initial.discard(row["key"])
         self.rows[row["key"]] = row
         self._finished[row["state"]] += 1
         for cell in self._cells:
@@ -118,9 +166,21 @@ class StudyQueue:
         """Counts as of now. ``wanted`` is an estimate until every searched cell has chosen its winner."""
         keys = [set(cell.known_keys(self.rows)) for cell in self._cells]
         known = set().union(*keys)
+        stored = {key for cell in self._cells for key in cell.known_keys(self.rows) if cell.has_stored(key, self.rows)}
         repeated = sum(map(len, keys)) - len(known)  # trials that cells share count once
-        wanted = sum(cell.expected() for cell in self._cells) - repeated
-        return Progress(wanted, len(known & self._initial), len(self._live), Counter(self._finished))
+        wanted = sum(cell.expected(self.rows) for cell in self._cells) - repeated
+        return Progress(wanted, len(stored & self._initial), len(self._live), Counter(self._finished))
+
+    def cells(self) -> list[CellProgress]:
+        """Each cell by itself; trials that cells share count in each of them."""
+        return [
+            CellProgress(
+                cell.cell.label,
+                cell.expected(self.rows),
+                sum(cell.has_stored(key, self.rows) for key in set(cell.known_keys(self.rows))),
+            )
+            for cell in self._cells
+        ]
 
     def known_keys(self) -> set[str]:
         """Keys of all trials that the study is known to want by now."""
@@ -156,7 +216,7 @@ class _FixedCell:
 
     def next(self, rows: Rows, live: Mapping[str, Trial]) -> Trial | Work:
         for key, trial in self._trials.items():
-            if key not in rows and key not in live and key not in self._lost:
+            if not _is_whole(rows, key) and key not in live and key not in self._lost:
                 return trial
         return Work.NONE
 
@@ -166,8 +226,11 @@ class _FixedCell:
     def forget(self, key: str) -> None:
         self._lost.add(key)
 
-    def expected(self) -> int:
+    def expected(self, rows: Rows) -> int:
         return len(self._trials)
+
+    def has_stored(self, key: str, rows: Rows) -> bool:
+        return _is_whole(rows, key)
 
     def known_keys(self, rows: Rows) -> Iterable[str]:
         return self._trials
@@ -176,7 +239,9 @@ class _FixedCell:
 class _SearchedCell:
     """A cell with a search: candidates from Optuna, then the winner's repeats.
 
-    One Optuna trial is one candidate; its value is the mean of the selection metric over the search seeds.
+    One Optuna trial is one candidate; its value is the mean of the selection metric over the search seeds (NSGA-II: of
+    RMSE and accuracy). With early stopping the first seed of a candidate competes, through Optuna's pruner of this
+    cell's own study: candidates of other cells are unknown to it.
     """
 
     rank = 1
@@ -190,40 +255,58 @@ class _SearchedCell:
         data_hash: str,
         storage: optuna.storages.BaseStorage,
         rows: Rows,
+        epochs: Epochs,
     ) -> None:
         self.cell, self._search, self._seeds, self._select, self._hash = cell, search, seeds, select, data_hash
         self._space = {path: _distribution(domain) for path, domain in search.space.items()}
         self._candidates: dict[str, _Candidate] = {}  # by canonical values
+        self._open: dict[str, _Candidate] = {}  # those of them that Optuna has not been told of
         self._lost: set[str] = set()
         self._exhausted = False
         self._winner: list[Trial] | None = None
         self._leader: list[Trial] | None = None  # trials of the best by now; None after a candidate has finished
         self._grid = self._points() if search.sampler == "grid" else None
+        self._metrics = ("validation_rmse_m", "validation_accuracy") if search.sampler == "nsga2" else (select.column,)
         self._optuna = optuna.create_study(
             study_name=f"{cell.label} [{_space_label(search)}]",
             storage=storage,
             sampler=_sampler(search),
-            direction="minimize" if select.direction == "min" else "maximize",
+            pruner=_pruner(search.early_stopping),
+            directions=["maximize" if metric == "validation_accuracy" else "minimize" for metric in self._metrics],
             load_if_exists=True,
         )
-        self._align(rows)
+        self._align(rows, epochs)
         self.settle(rows)
+
+    @property
+    def sampler_seed(self) -> int:
+        return self._search.sampler_seed
 
     # --- handing out ---
 
     def next(self, rows: Rows, live: Mapping[str, Trial]) -> Trial | Work:
-        for candidate in self._candidates.values():
-            for trial in candidate.trials:
-                if trial.key not in rows and trial.key not in live and trial.key not in self._lost:
+        for candidate in self._open.values():
+            for trial in self._wanted(candidate, rows):
+                if not self._is_finished(trial, rows) and trial.key not in live:
                     return trial
         if self._propose(rows) is not None:
             return self.next(rows, live)
-        if any(not candidate.told for candidate in self._candidates.values()):
+        if self._open:
             return Work.LATER
         for trial in self._repeats(rows):
-            if trial.key not in rows and trial.key not in live and trial.key not in self._lost:
+            if not _is_whole(rows, trial.key) and trial.key not in live and trial.key not in self._lost:
                 return trial
         return Work.NONE
+
+    def _wanted(self, candidate: _Candidate, rows: Rows) -> list[Trial]:
+        """A candidate's trials as far as they are known to be wanted: one that falls behind needs no other seeds."""
+        first = rows.get(candidate.trials[0].key)
+        if self._search.early_stopping is not None and (first is None or first["state"] == "pruned"):
+            return candidate.trials[:1]
+        return candidate.trials
+
+    def _is_finished(self, trial: Trial, rows: Rows) -> bool:
+        return self.has_stored(trial.key, rows) or trial.key in self._lost
 
     def _propose(self, rows: Rows) -> _Candidate | None:
         """A new candidate, or None when the search has all it asked for."""
@@ -232,8 +315,7 @@ class _SearchedCell:
         if self._grid is not None:
             for values in self._grid:
                 if canonical(values) not in self._candidates:
-                    self._optuna.enqueue_trial(values)
-                    return self._add(values, self._optuna.ask(self._space).number, rows)
+                    return self._ask_for(values, rows)
             self._exhausted = True
             return None
         for _ in range(MAX_REPEATS):
@@ -241,41 +323,97 @@ class _SearchedCell:
             values = _rounded(trial.params)
             known = self._candidates.get(canonical(values))
             if known is None:
-                return self._add(values, trial.number, rows)
+                return self._add(values, trial, rows)
             # The sampler repeats itself: tell it what is known, and ask for another.
-            value = known.value(rows, self._select)
-            if value is None:
-                self._optuna.tell(trial.number, state=TrialState.FAIL)
-            else:
-                self._optuna.tell(trial.number, value)
+            self._tell_optuna(trial, known, rows)
         self._exhausted = True
         return None
 
-    def _add(self, values: dict[str, Any], number: int | None, rows: Rows) -> _Candidate:
-        candidate = _Candidate(values, self.cell.trials(self._search.seeds, self._hash, values), number)
-        self._candidates[canonical(values)] = candidate
-        self._tell(candidate, rows)
+    def _ask_for(self, values: dict[str, Any], rows: Rows) -> _Candidate:
+        """A candidate with given values."""
+        self._optuna.enqueue_trial(values)
+        return self._add(values, self._optuna.ask(self._space), rows)
+
+    def _add(self, values: dict[str, Any], trial: optuna.trial.Trial | None, rows: Rows) -> _Candidate:
+        candidate = _Candidate(values, self.cell.trials(self._search.seeds, self._hash, values), trial)
+        self._candidates[canonical(values)] = self._open[canonical(values)] = candidate
+        self._settle(candidate, rows)
         return candidate
+
+    # --- early stopping ---
+
+    def competes(self, key: str) -> bool:
+        return self._search.early_stopping is not None and self._candidate_of(key) is not None
+
+    def falls_behind(self, key: str, epochs: Mapping[str, list[Any]]) -> bool:
+        candidate = self._candidate_of(key)
+        if candidate is None or candidate.trial is None:
+            return False
+        return self._compete(candidate.trial, epochs, after=candidate.seen_epochs, seen=candidate)
+
+    def _candidate_of(self, key: str) -> _Candidate | None:
+        """The candidate whose first trial this is, while it is open."""
+        return next((candidate for candidate in self._open.values() if candidate.trials[0].key == key), None)
+
+    def _compete(
+        self,
+        trial: optuna.trial.Trial,
+        epochs: Mapping[str, list[Any]],
+        after: int = 0,
+        seen: _Candidate | None = None,
+    ) -> bool:
+        """Tell the pruner of a trial's epochs later than ``after``, one by one, until it would stop it."""
+        minimize = self._select.direction == "min"
+        best: float | None = None
+        for epoch, value in zip(epochs["epoch"], epochs[self._select.column], strict=True):
+            if value is None or not math.isfinite(value):
+                continue  # a trial that diverges says so itself
+            best = value if best is None else min(best, value) if minimize else max(best, value)
+            if epoch <= after:
+                continue
+            if seen is not None:
+                seen.seen_epochs = epoch
+            if self._is_rung(epoch):
+                trial.report(best, epoch)
+                if trial.should_prune():
+                    return True
+        return False
+
+    def _is_rung(self, epoch: int) -> bool:
+        """Whether anything is decided at an epoch; what is reported at others would only fill the journal."""
+        rules = self._search.early_stopping
+        assert rules is not None
+        if rules.rule == "median":
+            return True
+        rung = rules.grace_epochs
+        while rung < epoch:
+            rung *= rules.reduction_factor
+        return rung == epoch
 
     # --- taking back ---
 
     def settle(self, rows: Rows) -> None:
         """Tell Optuna about candidates whose trials are all finished."""
-        for candidate in self._candidates.values():
-            self._tell(candidate, rows)
+        for candidate in list(self._open.values()):
+            self._settle(candidate, rows)
 
-    def _tell(self, candidate: _Candidate, rows: Rows) -> None:
-        if candidate.told or not all(trial.key in rows or trial.key in self._lost for trial in candidate.trials):
+    def _settle(self, candidate: _Candidate, rows: Rows) -> None:
+        if not all(self._is_finished(trial, rows) for trial in self._wanted(candidate, rows)):
             return
-        candidate.told = True
+        del self._open[canonical(candidate.values)]
         self._leader = None
-        if candidate.number is None:
-            return
-        value = candidate.value(rows, self._select)
-        if value is None:
-            self._optuna.tell(candidate.number, state=TrialState.FAIL)
+        if candidate.trial is not None:
+            self._tell_optuna(candidate.trial, candidate, rows)
+
+    def _tell_optuna(self, trial: optuna.trial.Trial, candidate: _Candidate, rows: Rows) -> None:
+        means = candidate.means(rows, self._metrics)
+        first = rows.get(candidate.trials[0].key)
+        if means is not None:
+            self._optuna.tell(trial, means)
+        elif first is not None and first["state"] == "pruned":
+            self._optuna.tell(trial, state=TrialState.PRUNED)
         else:
-            self._optuna.tell(candidate.number, value)
+            self._optuna.tell(trial, state=TrialState.FAIL)
 
     def forget(self, key: str) -> None:
         self._lost.add(key)
@@ -300,10 +438,18 @@ class _SearchedCell:
 
     # --- counts ---
 
-    def expected(self) -> int:
+    def expected(self, rows: Rows) -> int:
         tried = len(self._candidates)
         candidates = tried if self._exhausted else max(tried, self._search.points())
-        return candidates * self._search.seeds + max(0, self._seeds - self._search.seeds)
+        spared = 0
+        if self._search.early_stopping is not None and self._search.seeds > 1:
+            firsts = (rows.get(candidate.trials[0].key) for candidate in self._candidates.values())
+            pruned = sum(row is not None and row["state"] == "pruned" for row in firsts)
+            spared = pruned * (self._search.seeds - 1)
+        return candidates * self._search.seeds - spared + max(0, self._seeds - self._search.seeds)
+
+    def has_stored(self, key: str, rows: Rows) -> bool:
+        return key in rows if self._search.early_stopping is not None else _is_whole(rows, key)
 
     def known_keys(self, rows: Rows) -> Iterable[str]:
         found = {trial.key for candidate in self._candidates.values() for trial in candidate.trials}
@@ -316,10 +462,10 @@ class _SearchedCell:
 
     # --- the journal and the store ---
 
-    def _align(self, rows: Rows) -> None:
+    def _align(self, rows: Rows, epochs: Epochs) -> None:
         """Bring Optuna's study in line with the store.
 
-        Candidates of the store that Optuna does not know are added to it. Optuna's unfinished trials belong to a driver
+        Candidates of the store that Optuna does not know are told to it. Optuna's unfinished trials belong to a driver
         that is gone: they are closed, and handed out again as new ones.
         """
         told: set[str] = set()
@@ -331,26 +477,45 @@ class _SearchedCell:
                 continue
             values = _rounded(trial.params)
             if trial.state.is_finished():
-                if trial.state == TrialState.COMPLETE:
+                if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
                     told.add(canonical(values))
             else:
                 self._optuna.tell(trial.number, state=TrialState.FAIL)
                 again.append(values)
         for values in self.cell.stored_candidates(rows.values(), self._hash):
             candidate = self._add(values, None, rows)
-            value = candidate.value(rows, self._select)
-            if candidate.told and value is not None and canonical(values) not in told:
-                self._optuna.add_trial(optuna.trial.create_trial(params=values, distributions=self._space, value=value))
+            if canonical(values) in self._open:  # some of its trials are still wanted
+                self._optuna.enqueue_trial(values)
+                candidate.trial = self._optuna.ask(self._space)
+            elif canonical(values) not in told:
+                self._replay(candidate, rows, epochs)
         for values in again:
             if canonical(values) not in self._candidates and self._search.contains(values):
-                self._optuna.enqueue_trial(values)
-                self._add(values, self._optuna.ask(self._space).number, rows)
+                self._ask_for(values, rows)
+
+    def _replay(self, candidate: _Candidate, rows: Rows, epochs: Epochs) -> None:
+        """Tell Optuna about a finished candidate as if it ran now, so that later ones have it to compete with."""
+        first = candidate.trials[0].key
+        pruned = first in rows and rows[first]["state"] == "pruned"
+        if candidate.means(rows, self._metrics) is None and not pruned:
+            return  # Optuna learns nothing from a failure
+        self._optuna.enqueue_trial(candidate.values)
+        trial = self._optuna.ask(self._space)
+        if self._search.early_stopping is not None and (columns := epochs(first)) is not None:
+            self._compete(trial, columns)
+        self._tell_optuna(trial, candidate, rows)
 
     def _points(self) -> list[dict[str, Any]]:
         points: list[dict[str, Any]] = [{}]
         for path, domain in self._search.space.items():
             points = [{**point, path: value} for point in points for value in domain.values() or []]
         return points
+
+
+def _is_whole(rows: Rows, key: str) -> bool:
+    """Whether a trial is stored and was not stopped early: where nothing competes, such a trial is still wanted."""
+    row = rows.get(key)
+    return row is not None and row["state"] != "pruned"
 
 
 @dataclass
@@ -360,25 +525,25 @@ class _Candidate:
     Attributes:
         values: key path → value.
         trials: one for each search seed.
-        number: Optuna's trial; None for a candidate that was in the store before.
-        told: its trials are finished, and Optuna knows.
+        trial: Optuna's; None for a candidate that was finished before.
+        seen_epochs: epochs of the first trial that the pruner knows.
     """
 
     values: dict[str, Any]
     trials: list[Trial]
-    number: int | None
-    told: bool = False
+    trial: optuna.trial.Trial | None
+    seen_epochs: int = 0
 
-    def value(self, rows: Rows, select: Select) -> float | None:
-        """Mean of the selection metric over the search seeds; None if a trial is missing, failed or diverged."""
-        scores = []
-        for trial in self.trials:
-            row = rows.get(trial.key)
-            score = row.get(select.column) if row is not None and row["state"] == "done" else None
-            if score is None or not math.isfinite(score):
+    def means(self, rows: Rows, metrics: Iterable[str]) -> list[float] | None:
+        """Mean of each metric over the search seeds; None if a trial is missing, failed, diverged or pruned."""
+        found = [rows.get(trial.key) for trial in self.trials]
+        means = []
+        for metric in metrics:
+            scores = [row.get(metric) if row is not None and row["state"] == "done" else None for row in found]
+            if any(score is None or not math.isfinite(score) for score in scores):
                 return None
-            scores.append(float(score))
-        return math.fsum(scores) / len(scores)
+            means.append(math.fsum(float(score) for score in scores if score is not None) / len(scores))
+        return means
 
 
 def _open_journal(path: Path | None) -> optuna.storages.BaseStorage:
@@ -394,7 +559,23 @@ def _sampler(search: Search) -> optuna.samplers.BaseSampler:
     if search.sampler == "tpe":
         # constant_liar: trials run side by side, and must not all go to the same place.
         return optuna.samplers.TPESampler(seed=search.sampler_seed, constant_liar=True, n_startup_trials=5)
+    if search.sampler == "nsga2":
+        # Optuna's populations of 50 would leave a search of 30 candidates at random draws.
+        population = max(4, min(50, search.points() // 4))
+        return optuna.samplers.NSGAIISampler(seed=search.sampler_seed, population_size=population)
     return optuna.samplers.RandomSampler(seed=search.sampler_seed)
+
+
+def _pruner(rules: EarlyStopping | None) -> optuna.pruners.BasePruner:
+    if rules is None:
+        return optuna.pruners.NopPruner()
+    if rules.rule == "asha":
+        return optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=rules.grace_epochs, reduction_factor=rules.reduction_factor, min_early_stopping_rate=0
+        )
+    return optuna.pruners.MedianPruner(
+        n_startup_trials=0, n_warmup_steps=rules.grace_epochs, n_min_trials=rules.min_candidates
+    )
 
 
 def _distribution(domain: Any) -> BaseDistribution:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import yaml
+from command_process import CommandProcess
 from hypothesis import settings
 
 # A busy machine must not fail a law: no deadline per example.
@@ -52,6 +53,24 @@ SMALL_BASE: dict[str, Any] = {
     "network": {"preset": "small"},
     "training": {"epochs": 2, "batch_size": 128, "learning_rate": 1.0e-3},
 }
+
+
+# Long enough to be caught in the middle: a trial takes a second or two.
+LONG_BASE: dict[str, Any] = {**SMALL_BASE, "training": {**SMALL_BASE["training"], "epochs": 25}}
+
+
+@pytest.fixture
+def start_command() -> Iterator[Callable[..., CommandProcess]]:
+    """Start ``study`` in processes of their own, which end with the test."""
+    commands: list[CommandProcess] = []
+
+    def start(*arguments: object, **options: Any) -> CommandProcess:
+        commands.append(CommandProcess(*arguments, **options))
+        return commands[-1]
+
+    yield start
+    for command in commands:
+        command.clean_up()
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from models.settings import METHOD_SETTINGS, REFERENCE_NAMES, TRAINED_METHODS
+from models.settings import METHOD_SETTINGS, REFERENCE_NAMES, TRAINED_METHODS, MethodSettings
 from study.errors import ConfigurationError, nearest
 from study.selection import SELECTION_COLUMNS, canonical, config_value
 from study.spec.problems import InvalidValue, InvalidValues, describe
-from study.spec.trial import TrialConfiguration
+from study.spec.trial import MethodPath, ObjectiveSettings, TrialConfiguration, UserMethod, unknown_settings
 
 __all__ = [
     "Claim",
@@ -149,9 +149,10 @@ Domain = GridDomain | ValuesDomain | FloatDomain | IntDomain
 
 
 class EarlyStopping(_Frozen):
-    """Stop candidates that fall behind the others of their cell, by the validation RMSE of their first seed.
+    """Stop candidates that fall behind the others of their cell, by the best value of the selection metric so far.
 
-    Candidates of different cells never compete, and a winner's repeats are never stopped.
+    A candidate competes with its first seed; its other seeds start when the first has come through. Candidates of
+    different cells never compete, and a winner's repeats are never stopped.
 
     Attributes:
         rule: ``asha`` (asynchronous successive halving: at 1, η, η², … times ``grace_epochs`` the best 1/η go on) or
@@ -172,7 +173,8 @@ class Search(_Frozen):
 
     Attributes:
         when: key path → value or list of values; all must match. Empty matches every trained cell.
-        space: key path → domain.
+        space: key path → domain: ``{grid: [low, high, step]}``, ``{values: [...]}``, ``{float: [low, high]}`` or
+            ``{int: [low, high]}``, the last two with ``log: true`` uniform in the logarithm.
         sampler: ``grid`` enumerates all combinations; ``random``, ``tpe`` and ``nsga2`` (Optuna) draw ``trials`` of
             them. ``nsga2`` looks for small RMSE and high accuracy together; the winner is chosen by ``select``.
         trials: number of candidates for ``random``, ``tpe`` and ``nsga2``.
@@ -239,8 +241,8 @@ class Select(_Frozen):
     """How the winner of a search is chosen: on validation scenes only.
 
     Attributes:
-        metric: validation_rmse or validation_accuracy.
-        mode: min or max; left out, the metric's own direction.
+        metric: the mean over the search seeds decides; ``validation_accuracy`` for cells that predict the condition.
+        mode: left out, the metric's own direction; the other one is refused.
     """
 
     metric: Literal["validation_rmse", "validation_accuracy"] = "validation_rmse"
@@ -282,7 +284,13 @@ class Claim(_Frozen):
 
 
 class Report(_Frozen):
-    """What the report shows."""
+    """What the report shows.
+
+    Attributes:
+        tables: ``performance`` (errors and accuracy of every cell), ``complexity`` (parameters and MACs),
+            ``manual_optimum`` (MDA's best λ beside HDA, and what the search cost).
+        figures: ``lambda_sweep`` (error over MDA's λ), ``cdf`` (of the position error), ``learning_curves``.
+    """
 
     tables: tuple[Literal["performance", "complexity", "manual_optimum"], ...] = (
         "performance",
@@ -300,18 +308,21 @@ class StudySpec(_Frozen):
     """A study.
 
     Attributes:
-        study: name; also the name of the results folder.
+        study: name of letters, digits and ``_ . -``; also the name of the results folder.
         description: one or two sentences for the report.
-        site: name of a shipped site, or a folder.
+        site: name of a shipped site (``study data list``), or a site's folder, as seen from where the command
+            runs.
         base: values that all cells share.
         axes: key path → list of values; every combination is a cell.
         references: rows added to every combination, to show what the networks add.
-        seeds: model seeds 0 … seeds − 1 for every cell (for a searched cell: for its winner).
+        seeds: how many model seeds, 0 … seeds − 1, every cell has (of a searched cell: its winner).
         search: searches within cells; at most one may match a cell.
         exclude: combinations to leave out: key path → value or list of values.
         select: how winners are chosen.
         claims: statements for the report.
         report: what the report shows.
+        methods: what the user's methods of the study are, by import path. Not for writing: `study run` fills it in from
+            the classes, and a results folder is read without importing them.
     """
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)
@@ -326,23 +337,43 @@ class StudySpec(_Frozen):
     select: Select = Select()
     claims: tuple[Claim, ...] = ()
     report: Report = Report()
+    methods: dict[MethodPath, UserMethod] = Field(default_factory=dict)
+
+    def settings_of(self, method: str) -> MethodSettings | UserMethod:
+        """What a method of this study is and reads, by its name or import path."""
+        return METHOD_SETTINGS.get(method) or self.methods[method]
+
+    @model_validator(mode="after")
+    def _user_methods(self) -> StudySpec:
+        problems = _check_methods(self.methods)
+        used: list[tuple[tuple[str | int, ...], Any]] = [(("base", "method"), self.base.method)]
+        used += [(("axes", "method", i), value) for i, value in enumerate(self.axes.get("method", ()))]
+        problems += [
+            InvalidValue("nothing is known about this class", allowed="a class that `study run` has imported", at=at)
+            for at, value in used
+            if isinstance(value, str) and ":" in value and value not in self.methods
+        ]
+        if problems:
+            raise InvalidValues(problems)
+        return self
 
     @model_validator(mode="after")
     def _paths_and_values(self) -> StudySpec:
-        problems: list[InvalidValue] = []
+        problems = _check_objective(self.base.objective, self.methods)
+        fields = _FIELDS | _objective_fields(self.methods)
         for path, values in self.axes.items():
             at = ("axes", path)
             if not values:
                 problems.append(InvalidValue("an axis needs at least one value", allowed="a list of values", at=at))
             seen: list[str] = []
             for i, value in enumerate(values):
-                problems += _check_value(path, value, (*at, i))
+                problems += _check_value(path, value, (*at, i), fields)
                 text = json.dumps(value, sort_keys=True)
                 if text in seen:
                     problems.append(InvalidValue("the value occurs twice on this axis", at=(*at, i)))
                 seen.append(text)
             if not values:
-                problems += _check_path(path, at)
+                problems += _check_path(path, at, fields)
         count = math.prod(max(len(values), 1) for values in self.axes.values())
         if count > MAX_CELLS:
             problems.append(
@@ -366,7 +397,7 @@ class StudySpec(_Frozen):
                             at=("search", i, "space", path),
                         )
                     )
-                problems += _check_domain(path, domain, ("search", i, "space", path))
+                problems += _check_domain(path, domain, ("search", i, "space", path), fields)
                 if path in self.axes:
                     problems.append(
                         InvalidValue(
@@ -375,12 +406,12 @@ class StudySpec(_Frozen):
                             at=("search", i, "space", path),
                         )
                     )
-            problems += _check_condition(search.when, ("search", i, "when"))
+            problems += _check_condition(search.when, ("search", i, "when"), fields)
         for i, condition in enumerate(self.exclude):
-            problems += _check_condition(condition, ("exclude", i))
+            problems += _check_condition(condition, ("exclude", i), fields)
         for i, claim in enumerate(self.claims):
-            problems += _check_condition(claim.better, ("claims", i, "better"))
-            problems += _check_condition(claim.than, ("claims", i, "than"))
+            problems += _check_condition(claim.better, ("claims", i, "better"), fields)
+            problems += _check_condition(claim.than, ("claims", i, "than"), fields)
         if self.base.method in REFERENCE_NAMES and "method" not in self.axes:
             problems.append(
                 InvalidValue(
@@ -455,7 +486,7 @@ class StudySpec(_Frozen):
                     )
                 )
                 break
-            predicts = METHOD_SETTINGS[cell.method].joint and cell.config["system"]["semantics"] != "none"
+            predicts = cell.settings.joint and cell.config["system"]["semantics"] != "none"
             if found and self.search[found[0]].sampler == "nsga2" and not predicts:
                 problems.append(
                     InvalidValue(
@@ -535,43 +566,112 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
 _FIELDS: dict[str, FieldInfo] = dict(_fields(TrialConfiguration))
 
 
-def _check_path(path: str, at: tuple[str | int, ...]) -> list[InvalidValue]:
-    if path in _FIELDS:
+def _check_path(path: str, at: tuple[str | int, ...], fields: Mapping[str, FieldInfo]) -> list[InvalidValue]:
+    if path in fields:
         return []
-    hint = nearest(path, _FIELDS).removeprefix("; ")
-    return [InvalidValue("no setting has this key path", allowed=", ".join(_FIELDS), at=at, hint=hint or None)]
+    hint = nearest(path, fields).removeprefix("; ")
+    return [InvalidValue("no setting has this key path", allowed=", ".join(fields), at=at, hint=hint or None)]
 
 
-def _check_value(path: str, value: Any, at: tuple[str | int, ...]) -> list[InvalidValue]:
-    if problems := _check_path(path, at if not isinstance(at[-1], int) else at[:-1]):
+def _check_value(
+    path: str, value: Any, at: tuple[str | int, ...], fields: Mapping[str, FieldInfo]
+) -> list[InvalidValue]:
+    if problems := _check_path(path, at if not isinstance(at[-1], int) else at[:-1], fields):
         return problems
-    field = _FIELDS[path]
+    field = fields[path]
+    if _fits(field, value):
+        return []
+    words = describe(field.annotation, tuple(field.metadata))
+    return [InvalidValue("the value does not fit this key path", allowed=words, at=at)]
+
+
+def _fits(field: FieldInfo, value: Any) -> bool:
     kind: Any = field.annotation
     for constraint in field.metadata:
         kind = Annotated[kind, constraint]
     try:
         TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except (ValidationError, TypeError):
-        words = describe(field.annotation, tuple(field.metadata))
-        return [InvalidValue("the value does not fit this key path", allowed=words, at=at)]
-    return []
+        return False
+    return True
 
 
-def _check_domain(path: str, domain: Domain, at: tuple[str | int, ...]) -> list[InvalidValue]:
+def _check_domain(
+    path: str, domain: Domain, at: tuple[str | int, ...], fields: Mapping[str, FieldInfo]
+) -> list[InvalidValue]:
     values = domain.values()
     probes = values if values is not None else list(domain.bounds)  # type: ignore[union-attr]
     for value in probes:
-        if problems := _check_value(path, value, at):
+        if problems := _check_value(path, value, at, fields):
             return problems
     return []
 
 
-def _check_condition(condition: Mapping[str, Any], at: tuple[str | int, ...]) -> list[InvalidValue]:
+def _check_condition(
+    condition: Mapping[str, Any], at: tuple[str | int, ...], fields: Mapping[str, FieldInfo]
+) -> list[InvalidValue]:
     problems = []
     for path, wanted in condition.items():
-        if _check_value(path, wanted, (*at, path)) and isinstance(wanted, list) and wanted:
+        if _check_value(path, wanted, (*at, path), fields) and isinstance(wanted, list) and wanted:
             for value in wanted:
-                problems += _check_value(path, value, (*at, path))
+                problems += _check_value(path, value, (*at, path), fields)
         else:
-            problems += _check_value(path, wanted, (*at, path))
+            problems += _check_value(path, wanted, (*at, path), fields)
+    return problems
+
+
+# A user's setting has the type of its default.
+_KINDS: dict[type, Any] = {bool: bool, int: int, float: Annotated[float, Field(allow_inf_nan=False)], str: str}
+
+
+def _objective_fields(methods: Mapping[str, UserMethod]) -> dict[str, FieldInfo]:
+    """Key path → field, of the settings that the user's methods add to the project's."""
+    found = {}
+    for method in methods.values():
+        for name, default in method.objective.items():
+            if (path := f"objective.{name}") not in _FIELDS:
+                found[path] = FieldInfo.from_annotation(_KINDS[type(default)] | None)
+    return found
+
+
+def _check_objective(objective: ObjectiveSettings, methods: Mapping[str, UserMethod]) -> list[InvalidValue]:
+    fields = _objective_fields(methods)
+    problems = unknown_settings(objective, [path.removeprefix("objective.") for path in fields])
+    problems = [InvalidValue(p.what, p.allowed, ("base", "objective", *p.at), p.hint) for p in problems]
+    for name, value in (objective.model_extra or {}).items():
+        if (path := f"objective.{name}") in fields:
+            problems += _check_value(path, value, ("base", "objective", name), fields)
+    return problems
+
+
+def _check_methods(methods: Mapping[str, UserMethod]) -> list[InvalidValue]:
+    """Whether methods can stand in one study: names of their own, and one type for each name of a setting."""
+    problems = []
+    names: dict[str, str] = {}
+    kinds: dict[str, tuple[type, str]] = {}
+    for path, method in methods.items():
+        other = names.setdefault(method.name, path)
+        if other != path:
+            problems.append(
+                InvalidValue(f"{path} and {other} have one name, {method.name!r}", allowed="a name for each method")
+            )
+        for name, default in method.objective.items():
+            field = _FIELDS.get(f"objective.{name}")
+            if field is not None and not _fits(field, default):
+                words = describe(field.annotation, tuple(field.metadata))
+                problems.append(
+                    InvalidValue(
+                        f"objective.{name} is a setting of the project's methods too, and the default of {path}, "
+                        f"{default!r}, does not fit it",
+                        allowed=f"{words}; or another name",
+                    )
+                )
+            kind, first = kinds.setdefault(name, (type(default), path))
+            if kind is not type(default):
+                problems.append(
+                    InvalidValue(
+                        f"objective.{name} is {kind.__name__} in {first} and {type(default).__name__} in {path}",
+                        allowed="one type for a setting of one name",
+                    )
+                )
     return problems

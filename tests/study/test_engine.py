@@ -1,14 +1,8 @@
-"""Real Ray: a study runs, resumes, and survives the death of any of its processes."""
+"""Real Ray: a study runs, and then only what is new; what trial processes hand over, and what becomes of it."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,19 +13,23 @@ import pytest
 import torch
 from conftest import SMALL_BASE, Result
 
+from study.engine.attempt import Parcel
+from study.engine.searcher import Limits, QueueSearcher, RunStopper
+from study.engine.trial_process import TrialProcess
 from study.errors import DataError
+from study.observers import Observer
+from study.provenance import Provenance
+from study.search import StudyQueue
+from study.spec.expand import expand
 from study.spec.loading import load_yaml
 from study.spec.model import StudySpec
 from study.spec.trial import Trial
-from study.store import Store
+from study.store import Store, TrialTables
 
 pytestmark = pytest.mark.slow
 
 Cli = Callable[..., Result]
 WriteSpec = Callable[..., Path]
-
-# Long enough to be caught in the middle: about 25 trials of a second each.
-LONG_BASE = {**SMALL_BASE, "training": {**SMALL_BASE["training"], "epochs": 25}}
 
 
 def _rows(folder: Path) -> dict[str, dict[str, Any]]:
@@ -47,74 +45,6 @@ def _files(folder: Path) -> dict[str, tuple[int, int]]:
         status = path.stat()
         found[path.name] = (status.st_ino, status.st_mtime_ns)
     return found
-
-
-class Driver:
-    """``study run`` as a process of its own, in a session of its own."""
-
-    def __init__(self, spec: Path, results: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "study", "run", str(spec), "--results", str(results)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def descendants(self) -> dict[int, str]:
-        """Process ids and command lines of everything in the driver's session, Ray's own processes included."""
-        found = {}
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit():
-                continue
-            try:
-                status = (folder / "stat").read_text()
-                session = int(status[status.rindex(")") + 2 :].split()[3])
-                if session == self.process.pid and int(folder.name) != self.process.pid:
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-            except OSError:
-                continue
-        return found
-
-    def trial_processes(self) -> list[int]:
-        """Those of them that run trials."""
-        names = ("ray::_TrialProcess", "ray::ResourceTrainable")
-        return [pid for pid, command in self.descendants().items() if command.startswith(names)]
-
-    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 240
-        while not condition():
-            assert self.process.poll() is None, f"the driver ended before {what}: {self.output()}"
-            assert time.monotonic() < deadline, f"waited in vain for {what}"
-            time.sleep(0.05)
-
-    def output(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.read()
-
-    def wait_until_gone(self, which: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 120
-        while which():
-            assert time.monotonic() < deadline, f"still there: {self.descendants()}"
-            time.sleep(0.1)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[Path], Driver]]:
-    drivers: list[Driver] = []
-
-    def begin(spec: Path) -> Driver:
-        drivers.append(Driver(spec, tmp_path / "results"))
-        return drivers[-1]
-
-    yield begin
-    for driver in drivers:
-        for pid in [driver.process.pid, *driver.descendants()]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        driver.process.wait()
 
 
 def test_a_study_runs_once_and_then_only_what_is_new(cli: Cli, write_spec: WriteSpec, tmp_path: Path) -> None:
@@ -177,63 +107,6 @@ def test_optuna_searches_the_weight_and_the_focus(cli: Cli, write_spec: WriteSpe
     assert study.best_trial.value == min(row["validation_rmse_m"] for row in rows if row["seed"] == 0)
 
 
-def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(
-    write_spec: WriteSpec, start: Callable[[Path], Driver], cli: Cli, tmp_path: Path
-) -> None:
-    spec = write_spec(base=LONG_BASE, seeds=4)
-    folder = tmp_path / "results" / "small"
-    kept: dict[str, tuple[int, int]] = {}
-    for target in (1, 5):
-        driver = start(spec)
-        driver.wait_for(lambda target=target: len(_files(folder)) >= target, f"{target} trials")  # type: ignore[misc]
-        driver.process.kill()
-        driver.process.wait()
-        driver.wait_until_gone(driver.trial_processes)
-        assert {name: _files(folder)[name] for name in kept} == kept
-        kept = _files(folder)
-    assert len(kept) < 16
-    last = cli("run", spec, "--results", tmp_path / "results")
-    assert last.code == 0, last.err
-    assert f"{16 - len(kept)} trials executed" in last.out
-    assert {name: _files(folder)[name] for name in kept} == kept
-    assert len(_rows(folder)) == 16
-
-
-def test_a_killed_trial_process_is_replaced(
-    write_spec: WriteSpec, start: Callable[[Path], Driver], tmp_path: Path
-) -> None:
-    spec = write_spec(base=LONG_BASE, seeds=4)
-    folder = tmp_path / "results" / "small"
-    driver = start(spec)
-    driver.wait_for(lambda: len(_files(folder)) >= 1, "a first trial")
-    os.kill(driver.trial_processes()[0], signal.SIGKILL)
-    out = driver.output()
-    assert driver.process.wait(240) == 0, out
-    assert "16 trials executed" in out
-    assert len(_rows(folder)) == 16
-
-
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
-    write_spec: WriteSpec, start: Callable[[Path], Driver], cli: Cli, tmp_path: Path
-) -> None:
-    spec = write_spec(base=LONG_BASE, seeds=4)
-    folder = tmp_path / "results" / "small"
-    driver = start(spec)
-    driver.wait_for(lambda: len(_files(folder)) >= 2, "two trials")
-    os.killpg(driver.process.pid, signal.SIGINT)  # a terminal sends it to the whole group
-    out = driver.output()
-    assert driver.process.wait(120) == 130, out
-    assert "Traceback" not in out
-    assert "run the same command again" in out
-    driver.wait_until_gone(driver.descendants)
-    kept = _files(folder)
-    assert 2 <= len(kept) < 16
-    assert not Store(folder).is_locked()
-    last = cli("run", spec, "--results", tmp_path / "results")
-    assert f"{16 - len(kept)} trials executed, {len(kept)} were stored before" in last.out
-    assert {name: _files(folder)[name] for name in kept} == kept
-
-
 def test_a_result_cut_short_is_reported_and_its_trial_runs_again(
     cli: Cli, write_spec: WriteSpec, tmp_path: Path
 ) -> None:
@@ -273,41 +146,45 @@ def test_a_trial_that_diverges_is_a_result_and_the_study_goes_on(
     assert "2 trials executed" in retried.out
 
 
-def _payload(store: Path, site: Path, **changes: Any) -> Any:
-    from study.engine import _Payload
-    from study.provenance import Provenance
+class Process:
+    """A trial process without Ray around it, on the small study's site."""
 
-    values = {
-        "store": store,
-        "site": site,
-        "provenance": Provenance.here(),
-        "gpu_memory_share": None,
-        "time_limit_s": None,
-        "fingerprint_memory_mb": None,
-        "device_share": 1.0,
-        "gpu": False,
-        "threads": 1,
-        "driver": (socket.gethostname(), os.getpid()),
-        **changes,
-    }
-    return _Payload(**values)
+    def __init__(self, spec: Path, method: str, **changes: Any) -> None:
+        from study.data.site import open_site
+        from study.engine.attempt import Payload
+        from study.provenance import Provenance
 
+        site = open_site("canyon_small")
+        self.cell = next(cell for cell in expand(load_yaml(spec, StudySpec, kind="spec")) if cell.method == method)
+        self.hash = site.data_hash
+        self.payload = Payload(
+            **{
+                "site": site.folder,
+                "search_path": (),
+                "provenance": Provenance.here(),
+                "gpu": False,
+                "gpu_memory_share": None,
+                "threads": 1,
+                "time_limit_s": None,
+                "fingerprint_memory_mb": None,
+                "device_share": 1.0,
+                **changes,
+            }
+        )
+        self.process = TrialProcess(self.config(0))
 
-def test_a_trial_process_whose_driver_is_gone_stores_nothing(write_spec: WriteSpec, tmp_path: Path) -> None:
-    from study import engine
-    from study.data.site import open_site
-    from study.spec.expand import expand
+    def config(self, seed: int, competes: bool = False) -> dict[str, Any]:
+        trial = json.dumps(vars(self.cell.trial(seed, self.hash)))
+        return {"payload": self.payload, "trial": trial, "competes": competes}
 
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    spec = load_yaml(write_spec(), StudySpec, kind="study spec")
-    site = open_site("canyon_small")
-    trial = next(cell for cell in expand(spec) if cell.method == "MEAN").trial(0, site.data_hash)
-    for pid, stored in ((dead.pid, 0), (os.getpid(), 1)):
-        payload = _payload(tmp_path, site.folder, driver=(socket.gethostname(), pid))
-        process = engine._TrialProcess({"payload": payload, "trial": json.dumps(vars(trial))})
-        assert process.step()["done"]
-        assert len(Store(tmp_path).load().rows) == stored
+    def run(self) -> TrialTables:
+        """Run the trial to its end."""
+        while not (result := self.process.step())["done"]:
+            pass
+        tables = result["parcel"].unpack()
+        assert result["parcel"].unpack() is None  # it is handed over once
+        assert isinstance(tables, TrialTables)
+        return tables
 
 
 @pytest.mark.parametrize(
@@ -319,99 +196,105 @@ def test_a_trial_process_whose_driver_is_gone_stores_nothing(write_spec: WriteSp
         (DataError("the site is gone", fix="bring it back"), "failed", "bring it back"),
     ],
 )
-def test_a_trial_that_fails_is_stored_with_its_reason(
-    error: Exception, state: str, words: str, write_spec: WriteSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_trial_that_fails_says_why_and_its_process_takes_the_next(
+    error: Exception, state: str, words: str, write_spec: WriteSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The trial process by itself: a failure becomes a row, and the process can take the next trial."""
-    from study import engine
-    from study.data.site import open_site
-    from study.spec.expand import expand
+    process = Process(write_spec(), "DCNN")
 
-    spec = load_yaml(write_spec(), StudySpec, kind="study spec")
-    site = open_site("canyon_small")
-    cell = next(cell for cell in expand(spec) if cell.method == "DCNN")
-    payload = _payload(tmp_path, site.folder)
-
-    def config(seed: int) -> dict[str, Any]:
-        return {"payload": payload, "trial": json.dumps(vars(cell.trial(seed, site.data_hash)))}
-
-    process = engine._TrialProcess(config(0))
-
-    def fail(*_: object) -> Iterator[None]:
+    def fail(*_: object, **__: object) -> Iterator[None]:
         raise error
         yield
 
     with monkeypatch.context() as patch:
         patch.setattr("study.execution.run_trial", fail)
-        assert process.step()["done"]
-    (row,) = Store(tmp_path).load().rows.values()
+        row = process.run().row
     assert row["state"] == state
     assert words in row["error"]
-    assert process.reset_config(config(1))
-    while not process.step()["done"]:
-        pass
-    assert sorted(row["state"] for row in Store(tmp_path).load().rows.values()) == sorted([state, "done"])
+    assert process.process.reset_config(process.config(1))
+    assert process.run().row["state"] == "done"
 
 
-def test_a_trial_beyond_its_time_limit_is_stopped(write_spec: WriteSpec, tmp_path: Path) -> None:
-    from study import engine
-    from study.data.site import open_site
-    from study.spec.expand import expand
+def test_more_memory_than_there_is_is_known_as_such(write_spec: WriteSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU torch raises an error of no type of its own; this one is real."""
+    process = Process(write_spec(), "DCNN")
 
-    spec = load_yaml(write_spec(), StudySpec, kind="study spec")
-    site = open_site("canyon_small")
-    trial = next(cell for cell in expand(spec) if cell.method == "HDA").trial(0, site.data_hash)
-    payload = _payload(tmp_path, site.folder, time_limit_s=1e-9)
-    process = engine._TrialProcess({"payload": payload, "trial": json.dumps(vars(trial))})
-    assert process.step()["done"]
-    (row,) = Store(tmp_path).load().rows.values()
+    def ask(*_: object, **__: object) -> Iterator[None]:
+        torch.empty(10**15)
+        yield
+
+    monkeypatch.setattr("study.execution.run_trial", ask)
+    assert process.run().row["state"] == "out_of_memory"
+
+
+def test_a_trial_beyond_its_time_limit_is_stopped(write_spec: WriteSpec) -> None:
+    row = Process(write_spec(), "HDA", time_limit_s=1e-9).run().row
     assert row["state"] == "failed"
     assert "time limit" in row["error"]
 
 
+def test_a_trial_that_competes_tells_its_epochs_so_far(write_spec: WriteSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.engine.trial_process.REPORT_EVERY_S", 0.0)
+    process = Process(write_spec(), "DCNN")
+    process.process.reset_config(process.config(0, competes=True))
+    result = process.process.step()
+    tables = result["so_far"].unpack()
+    assert (tables.row["state"], tables.row["epochs"], tables.row["planned_epochs"]) == ("pruned", 1, 2)
+    assert tables.epochs["epoch"] == [1]
+    assert tables.epochs["validation_rmse_m"] == [tables.row["validation_rmse_m"]]
+    # Whatever comes next, nothing of it stays.
+    process.process.reset_config(process.config(1))
+    assert process.run().row["state"] == "done"
+
+
 @pytest.mark.parametrize(("limit_mb", "how"), [(0, "per batch"), (1000, "kept"), (None, "kept")])
 def test_the_cluster_file_limits_the_memory_for_fingerprints(
-    write_spec: WriteSpec, tmp_path: Path, limit_mb: int | None, how: str
+    write_spec: WriteSpec, limit_mb: int | None, how: str
 ) -> None:
     from rich.console import Console
 
-    from study import engine
     from study.console import RunDisplay
-    from study.data.site import open_site
-    from study.spec.expand import expand
 
-    spec = load_yaml(write_spec(), StudySpec, kind="study spec")
-    site = open_site("canyon_small")
-    trial = next(cell for cell in expand(spec) if cell.method == "MEAN").trial(0, site.data_hash)
-    payload = _payload(tmp_path, site.folder, fingerprint_memory_mb=limit_mb)
-    process = engine._TrialProcess({"payload": payload, "trial": json.dumps(vars(trial))})
-    assert process.step()["done"]
-    (row,) = Store(tmp_path).load().rows.values()
-    assert row["fingerprints"] == how
+    tables = Process(write_spec(), "MEAN", fingerprint_memory_mb=limit_mb).run()
+    assert tables.row["fingerprints"] == how
     console = Console(record=True, width=200)
     display = RunDisplay(console, [])
-    display.trial_finished(row)
-    display.trial_finished(row)
+    display.trial_finished(tables)
+    display.trial_finished(tables)
     assert console.export_text().count("made for each batch") == (how == "per batch")
+
+
+class Told(Observer):
+    """Notes what it is told of trials."""
+
+    def __init__(self) -> None:
+        self.finished: list[TrialTables] = []
+        self.retried: list[tuple[Trial, int, str]] = []
+        self.lost: list[Trial] = []
+
+    def trial_finished(self, tables: TrialTables) -> None:
+        self.finished.append(tables)
+
+    def trial_retried(self, trial: Trial, attempt: int, reason: str) -> None:
+        self.retried.append((trial, attempt, reason))
+
+    def trial_lost(self, trial: Trial, reason: str) -> None:
+        self.lost.append(trial)
 
 
 @pytest.fixture
 def searcher(write_spec: WriteSpec, tmp_path: Path) -> Callable[..., Any]:
     """Makes Tune's view of a study of one trial, which the queue has handed out."""
-    from study.engine import _QueueSearcher, _RunStopper
-    from study.search import StudyQueue
 
-    def make(retries: int, should_stop: Callable[[], bool] = lambda: False) -> Any:
+    def make(limits: Limits, should_stop: Callable[[], bool] = lambda: False) -> Any:
         spec = load_yaml(
             write_spec(axes={"method": ["DCNN"]}, references=[], search=[], seeds=1), StudySpec, kind="spec"
         )
         queue = StudyQueue(spec, "hash", {})
         trial = queue.next()
-        told = SimpleNamespace(lost=[], finished=[])
-        told.trial_lost, told.trial_finished = told.lost.append, told.finished.append
-        stopper = _RunStopper(should_stop)
-        made = _QueueSearcher(queue, trial, Store(tmp_path / "store"), told, stopper, retries)  # type: ignore[arg-type]
-        return SimpleNamespace(searcher=made, queue=queue, trial=trial, told=told, stopper=stopper)
+        assert isinstance(trial, Trial)
+        told, stopper, store = Told(), RunStopper(should_stop), Store(tmp_path / "store")
+        made = QueueSearcher(queue, trial, store, Provenance.here(), told, stopper, limits)
+        return SimpleNamespace(searcher=made, queue=queue, trial=trial, told=told, stopper=stopper, store=store)
 
     return make
 
@@ -420,7 +303,7 @@ def searcher(write_spec: WriteSpec, tmp_path: Path) -> Callable[..., Any]:
 def test_a_lost_trial_is_handed_out_again_as_often_as_the_cluster_file_says(
     searcher: Callable[..., Any], retries: int
 ) -> None:
-    made = searcher(retries)
+    made = searcher(Limits(retries))
     for attempt in range(retries + 1):
         handed = made.searcher.suggest(f"id{attempt}")
         assert isinstance(handed, dict)
@@ -428,13 +311,15 @@ def test_a_lost_trial_is_handed_out_again_as_often_as_the_cluster_file_says(
         assert made.searcher.suggest("another") is None  # not the end: this one may be lost
         assert made.told.lost == []
         made.searcher.on_trial_complete(f"id{attempt}", error=True)
+    assert [attempt for _, attempt, _ in made.told.retried] == list(range(1, retries + 1))
     assert made.told.lost == [made.trial]
     assert made.searcher.suggest("id9") == made.searcher.FINISHED
     assert made.queue.progress().finished["lost"] == 1
+    assert made.store.keys() == []
 
 
 def test_a_trial_lost_while_the_run_ends_is_not_handed_out_again(searcher: Callable[..., Any]) -> None:
-    made = searcher(2, should_stop=lambda: True)
+    made = searcher(Limits(2), should_stop=lambda: True)
     made.searcher.suggest("id0")
     assert made.stopper.stop_all()
     made.searcher.on_trial_complete("id0", error=True)
@@ -442,16 +327,38 @@ def test_a_trial_lost_while_the_run_ends_is_not_handed_out_again(searcher: Calla
     assert made.searcher.suggest("id1") == made.searcher.FINISHED
 
 
-def test_a_process_that_dies_after_it_has_stored_its_trial_loses_nothing(
-    searcher: Callable[..., Any], tmp_path: Path
-) -> None:
-    from study.execution import failed_tables
-    from study.provenance import Provenance
+def test_a_trial_that_machines_cannot_hold_is_a_result_in_the_end(searcher: Callable[..., Any]) -> None:
+    """Retried first, since others may have taken the memory; then stored as what it is."""
+    made = searcher(Limits(1))
+    for attempt in range(2):
+        made.searcher.suggest(f"id{attempt}")
+        made.searcher.fails_with(f"id{attempt}", "its process was ended because the machine ran out of memory")
+        made.searcher.on_trial_complete(f"id{attempt}", error=True)
+    (tables,) = made.told.finished
+    assert tables.row["state"] == "out_of_memory"
+    assert made.store.find(made.trial.key)["state"] == "out_of_memory"
 
-    made = searcher(2)
+
+def test_a_trial_that_hangs_is_a_result(searcher: Callable[..., Any]) -> None:
+    """Its process ended itself long after the limit (here: any time is longer than none)."""
+    made = searcher(Limits(2, time_limit_s=-100.0))
     made.searcher.suggest("id0")
-    Store(tmp_path / "store").write(failed_tables(made.trial, Provenance.here(), "failed", "made up"))
+    made.searcher.started("id0")
     made.searcher.on_trial_complete("id0", error=True)
-    assert [row["key"] for row in made.told.finished] == [made.trial.key]
-    assert made.told.lost == []
-    assert made.searcher.suggest("id1") == made.searcher.FINISHED
+    (tables,) = made.told.finished
+    assert tables.row["state"] == "failed"
+    assert "did not answer" in tables.row["error"]
+
+
+def test_a_result_is_stored_once_however_often_tune_tells_of_it(searcher: Callable[..., Any]) -> None:
+    made = searcher(Limits(2))
+    made.searcher.suggest("id0")
+    parcel = Parcel(
+        TrialTables({"key": made.trial.key, "state": "failed", "method": "DCNN", "seed": 0, "config": "{}"})
+    )
+    made.searcher.on_trial_result("id0", {"parcel": parcel})
+    made.searcher.on_trial_complete("id0", {"parcel": parcel, "done": True})
+    made.searcher.on_trial_complete("id0", error=True)
+    assert len(made.told.finished) == 1
+    assert made.told.retried == made.told.lost == []
+    assert made.store.keys() == [made.trial.key]

@@ -5,23 +5,28 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL_BASE
+from worker_group import run_workers
 
-from models.settings import METHOD_SETTINGS, TRAINED_METHODS
+from models.methods import DCNN, LabelledBatch, NetworkShape
+from models.settings import BACKBONES, METHOD_SETTINGS, TRAINED_METHODS
 from study.data.dataset import DomainData, SiteData, TrainingData
 from study.data.site import open_site
-from study.errors import ConfigurationError
+from study.errors import ConfigurationError, ResultsError
 from study.execution import run_trial
 from study.metrics import Predictions, accuracy, confusion_matrix, rmse_m
 from study.provenance import Provenance
 from study.spec.trial import Trial, TrialConfiguration
 from study.store import TrialTables
-from study.training import EpochRecord
+from study.training import Checkpoints, EpochRecord, read_checkpoint, train, write_checkpoint
 
 HERE = Provenance("0", None, None, None)
 
@@ -47,8 +52,8 @@ def _trial(method: str, seed: int = 0, **changes: dict[str, Any]) -> Trial:
     return Trial(resolved, seed, open_site("canyon_small").data_hash)
 
 
-def _run(trial: Trial, data: SiteData) -> tuple[list[EpochRecord], TrialTables]:
-    records, run = [], run_trial(trial, data, HERE)
+def _run(trial: Trial, data: SiteData, checkpoints: Checkpoints | None = None) -> tuple[list[EpochRecord], TrialTables]:
+    records, run = [], run_trial(trial, data, HERE, checkpoints=checkpoints)
     while True:
         try:
             records.append(next(run))
@@ -304,3 +309,229 @@ def test_metrics_by_hand() -> None:
     matrix = confusion_matrix(predictions, 3)
     assert matrix is not None
     assert matrix.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
+
+
+class _Folder:
+    """Keeps the state after every epoch in a folder; training goes on after the given one."""
+
+    def __init__(self, path: Path, after: int = 0) -> None:
+        self._path, self._after = path, after
+
+    def load(self) -> Mapping[str, Any] | None:
+        return read_checkpoint(self._path / f"{self._after}.pt") if self._after else None
+
+    def epoch_finished(self, record: EpochRecord, state: Callable[[], dict[str, Any]]) -> None:
+        write_checkpoint(self._path / f"{record.epoch}.pt", state())
+
+
+def _training(epochs: int = 4) -> dict[str, Any]:
+    return {"epochs": epochs, "schedule": "one_cycle", "learning_rate": 1e-2, "batch_size": 130}
+
+
+# What differs between two runs of one trial.
+MEASURED = ("train_seconds", "trial_seconds", "peak_memory_mb", "started_at")
+
+
+def _assert_same_tables(one: TrialTables, two: TrialTables) -> None:
+    assert {k: v for k, v in one.row.items() if k not in MEASURED} == {
+        k: v for k, v in two.row.items() if k not in MEASURED
+    }
+    assert one.epochs is not None
+    assert two.epochs is not None
+    for name, values in one.epochs.items():
+        assert values == two.epochs[name] or name == "seconds", name
+    assert (one.errors is None) == (two.errors is None)
+    for name, column in (one.errors or {}).items():
+        assert np.array_equal(column, two.errors[name]), name  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("HDA", {}),
+        ("RDA", {"training": {**_training(), "schedule": "constant", "optimizer": "sgd"}}),
+    ],
+)
+def test_a_resumed_trial_is_the_undisturbed_one(
+    method: str, changes: dict[str, Any], data: SiteData, tmp_path: Path
+) -> None:
+    trial = _trial(method, **{"training": _training(), **changes})
+    records, whole = _run(trial, data)
+    _assert_same_tables(_run(trial, data, _Folder(tmp_path))[1], whole)
+    for after in (1, 3, 4):  # after the last epoch only the test is left
+        torch.rand(after)  # what else drew numbers in this process does not matter
+        later, resumed = _run(trial, data, _Folder(tmp_path, after))
+        assert [record.epoch for record in later] == list(range(after + 1, 5))
+        _assert_same_tables(resumed, whole)
+        before = read_checkpoint(tmp_path / f"{after}.pt")["records"]
+        spent = sum(record["seconds"] for record in before) + sum(record.seconds for record in later)
+        assert spent < resumed.row["train_seconds"] < resumed.row["trial_seconds"]
+    assert len(records) == 4
+
+
+def test_a_diverged_trial_stays_diverged(data: SiteData, tmp_path: Path) -> None:
+    trial = _trial("DCNN", training={"epochs": 30, "learning_rate": 1e30, "optimizer": "sgd"})
+    records, whole = _run(trial, data, _Folder(tmp_path))
+    later, resumed = _run(trial, data, _Folder(tmp_path, len(records)))
+    assert later == []
+    assert resumed.row["state"] == "diverged"
+    assert resumed.row["epochs"] == whole.row["epochs"] < 30
+
+
+class _Dropping(DCNN):
+    def training_loss(self, source: LabelledBatch, target: Any, progress: float) -> torch.Tensor:
+        dropped = torch.nn.functional.dropout(source.fingerprint, 0.5)
+        return super().training_loss(source._replace(fingerprint=dropped), target, progress)
+
+
+def test_random_layers_go_on_with_their_numbers(data: SiteData, tmp_path: Path) -> None:
+    config = TrialConfiguration.model_validate({"method": "DCNN", **SMALL_BASE})
+    parts = data.prepare(config.system, config.split, coordinate_scale_m=30.0)
+
+    def losses(after: int) -> list[float]:
+        torch.manual_seed(0)
+        method = _Dropping(NetworkShape((1, 16, 16), backbone=BACKBONES["small"]))
+        settings = config.training.model_copy(update={"epochs": 3})
+        torch.manual_seed(after)
+        folder = _Folder(tmp_path, after)
+        run = train(method, parts.training, parts.validation, parts.frame, settings, seed=0, checkpoints=folder)
+        return [record.train_loss for record in run]
+
+    whole = losses(0)
+    assert losses(1) == whole[1:]
+    assert losses(2) == whole[2:]
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (("MDA", 0, {}), "method"),
+        (("HDA", 1, {}), "seed"),
+        (("HDA", 0, {"training": {"epochs": 5}}), "settings"),
+        (("HDA", 0, {"objective": {"gamma": 1.0}}), "key"),
+    ],
+)
+def test_the_checkpoint_of_another_trial_is_refused(
+    other: tuple[str, int, Any], named: str, data: SiteData, tmp_path: Path
+) -> None:
+    _run(_trial("HDA"), data, _Folder(tmp_path))
+    method, seed, changes = other
+    with pytest.raises(ResultsError, match="does not belong to this trial") as caught:
+        _run(_trial(method, seed, **changes), data, _Folder(tmp_path, 1))
+    assert named in str(caught.value.where)
+
+
+def test_a_state_with_anything_missing_or_foreign_is_refused(data: SiteData, tmp_path: Path) -> None:
+    _run(_trial("HDA"), data, _Folder(tmp_path))
+    state = read_checkpoint(tmp_path / "1.pt")
+    for name in state.keys() - {"random_device"}:
+        for foreign in ("text", {"a": 1}, torch.zeros(2, 2)):
+            write_checkpoint(tmp_path / "9.pt", {**state, name: foreign})
+            with pytest.raises(ResultsError, match="checkpoint does not"):
+                _run(_trial("HDA"), data, _Folder(tmp_path, 9))
+        write_checkpoint(tmp_path / "9.pt", {key: value for key, value in state.items() if key != name})
+        with pytest.raises(ResultsError, match="checkpoint does not"):
+            _run(_trial("HDA"), data, _Folder(tmp_path, 9))
+
+
+class _Malicious:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._path,)
+
+
+def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
+    file, trace = tmp_path / "state.pt", tmp_path / "executed"
+    torch.save({"weights": _Malicious(trace)}, file)
+    with pytest.raises(ResultsError, match="more than tensors and plain values") as caught:
+        read_checkpoint(file)
+    assert "weights_only" not in str(caught.value)
+    file.write_bytes(pickle.dumps(_Malicious(trace)))
+    with pytest.raises(ResultsError, match="damaged"):
+        read_checkpoint(file)
+    assert not trace.exists()
+    pickle.loads(file.read_bytes())
+    assert trace.exists()  # it would have
+
+
+def test_a_damaged_checkpoint_is_called_so(tmp_path: Path) -> None:
+    file = tmp_path / "state.pt"
+    state = {"numbers": torch.arange(100.0), "text": "a"}
+    write_checkpoint(file, state)
+    assert torch.equal(read_checkpoint(file)["numbers"], state["numbers"])
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    content = file.read_bytes()
+    at = content.index(state["numbers"].numpy().tobytes())
+    for damaged in (b"", content[:100], content[:-100], content[: at + 8] + b"\xff" + content[at + 9 :]):
+        file.write_bytes(damaged)
+        with pytest.raises(ResultsError, match="damaged"):
+            read_checkpoint(file)
+    rng = np.random.default_rng(0)
+    for place in rng.integers(len(content), size=200):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+        try:
+            same = read_checkpoint(file)  # padding and names that nobody reads may differ
+        except ResultsError:
+            continue
+        assert torch.equal(same["numbers"], state["numbers"])
+        assert same["text"] == "a"
+    torch.save([1, 2], file)
+    with pytest.raises(ResultsError, match="holds a list"):
+        read_checkpoint(file)
+    with pytest.raises(ResultsError, match="there is no checkpoint"):
+        read_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(ResultsError, match="cannot be written"):
+        write_checkpoint(file / "state.pt", state)
+
+
+def test_a_row_says_what_was_planned_and_by_how_many(data: SiteData) -> None:
+    trained = _run(_trial("DCNN", system={"paths": {"uniform": [10, 25]}}, split={"data_seed": 7}), data)[1].row
+    assert [trained[name] for name in ("planned_epochs", "workers", "data_seed")] == [2, 1, 7]
+    reference = _run(_trial("MEAN"), data)[1].row
+    assert [reference[name] for name in ("planned_epochs", "workers", "data_seed")] == [None, 1, None]
+
+
+def _as_worker(trials: list[Trial], folder: Path) -> tuple[list[tuple[TrialTables, TrialTables]], str]:
+    """Each whole trial with checkpoints, the trial after the second epoch of one worker, and an error."""
+    data = SiteData(open_site("canyon_small"))
+    mine = folder / f"worker-{torch.distributed.get_rank()}"
+    tables = [
+        (
+            _run(trial, data, _Folder(mine / trial.key))[1],
+            _run(trial, data, _Folder(folder / "alone" / trial.key, 2))[1],
+        )
+        for trial in trials
+    ]
+    if torch.distributed.get_rank() == 0:
+        (mine / "9.pt").write_bytes(b"half a file")
+    with pytest.raises(ResultsError) as caught:  # also where there is no such file
+        _run(trials[0], data, _Folder(mine, 9))
+    return tables, str(caught.value)
+
+
+@pytest.mark.slow
+def test_two_workers_have_the_trial_of_one(data: SiteData, tmp_path: Path) -> None:
+    # float32 adds rows in another order. SGD keeps such differences small; Adam makes those of a bias before a batch
+    # normalization, which has no gradient but rounding, as large as any.
+    trials = [
+        _trial("HDA", training={**_training(), "learning_rate": 1e-3, "optimizer": optimizer})
+        for optimizer in ("sgd", "adam")
+    ]
+    alone = [_run(trial, data, _Folder(tmp_path / "alone" / trial.key))[1] for trial in trials]
+    (first, error), (second, same_error) = run_workers(2, tmp_path, _as_worker, trials, tmp_path)
+    assert "damaged" in error
+    assert error == same_error
+    for trial, whole, mine, other, tolerance in zip(trials, alone, first, second, (2e-3, 2e-2), strict=True):
+        for one, two in zip(mine, other, strict=True):
+            _assert_same_tables(one, two)
+        then_alone = _run(trial, data, _Folder(tmp_path / "worker-0" / trial.key, 2))[1]
+        assert [tables.row["workers"] for tables in (*mine, then_alone)] == [2, 2, 1]
+        assert whole.epochs is not None
+        for tables in (*mine, then_alone):
+            assert tables.epochs is not None
+            assert tables.row["best_epoch"] == whole.row["best_epoch"]
+            assert tables.row["test_rmse_m"] == pytest.approx(whole.row["test_rmse_m"], rel=tolerance)
+            for name in ("train_loss", "validation_rmse_m", "learning_rate", "log_var_position"):
+                assert tables.epochs[name] == pytest.approx(whole.epochs[name], rel=tolerance, abs=1e-4), name

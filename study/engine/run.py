@@ -1,0 +1,190 @@
+"""Starts or joins Ray, and lets Tune run what the queue hands out."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import study.engine.environment  # noqa: F401 - before Ray
+
+# isort: split
+
+import ray
+from ray import tune
+
+from cluster.check import Node
+from cluster.model import Cluster
+from study.engine.attempt import Payload
+from study.engine.orphans import remove_orphaned_placement_groups
+from study.engine.searcher import EarlyStopping, Limits, Observe, QueueSearcher, RunStopper
+from study.engine.train_workers import CheckpointFolder, WorkerGroup, train_on_workers
+from study.engine.trial_process import TrialProcess
+from study.observers import RunObserver
+from study.provenance import Provenance
+from study.ray_session import check_shared, connect, nodes, wait_for_nodes
+from study.search import StudyQueue
+from study.spec.trial import Trial
+from study.storage import is_remote
+from study.store import Store
+
+__all__ = ["execute"]
+
+# How often the study looks for what killed Ray Train trials left behind.
+_SWEEP_EVERY_S = 2.0
+# What the process takes that starts a trial's workers and waits for them.
+_WAITING_BYTES = 300 * 2**20
+
+
+def execute(
+    queue: StudyQueue,
+    first: Trial,
+    store: Store,
+    site_folder: Path,
+    cluster: Cluster,
+    provenance: Provenance,
+    observer: RunObserver,
+    should_stop: Callable[[], bool],
+    *,
+    checkpoints: str,
+    search_path: Sequence[str] = (),
+    source: str = "the cluster file",
+    on_connected: Callable[[int], None] = lambda slots: None,
+) -> bool:
+    """Run everything that a queue hands out.
+
+    Args:
+        queue: what is to run.
+        first: the trial that the queue has handed out already.
+        store: where the tables are written, by this process alone.
+        site_folder: the site; a folder that all machines reach.
+        cluster: where to run.
+        provenance: recorded in every row.
+        observer: told what happens.
+        should_stop: asked often; True ends the run, and trials that have not finished are dropped.
+        checkpoints: where Ray Train keeps checkpoints of unfinished trials: an absolute folder or a URI.
+        search_path: folders in which trial processes look for a user's own methods.
+        source: the cluster file, for messages.
+        on_connected: told how many trials run at a time, once the machines are known.
+
+    Returns:
+        Whether it was stopped before all was done.
+
+    Raises:
+        ClusterError: the cluster cannot be reached or does not have what the cluster file asks for.
+        ResultsError: a trial could not be stored.
+    """
+    connected = connect(cluster, source=source)
+    try:
+        slots = wait_for_nodes(cluster, source=source, should_stop=should_stop)
+        if slots == 0:
+            return True
+        machines = nodes()
+        if cluster.uses_ray_train and len(machines) > 1 and not is_remote(checkpoints):
+            check_shared(Path(checkpoints), source="checkpoints of trials")
+        on_connected(slots)
+        payload = _payload(cluster, machines, site_folder, provenance, search_path)
+        folder = CheckpointFolder(checkpoints)
+        stopper = RunStopper(should_stop)
+        limits = Limits(cluster.max_retries, cluster.trial_time_limit_s)
+        free = folder.remove if cluster.uses_ray_train else _nothing
+        searcher = QueueSearcher(queue, first, store, provenance, observer, stopper, limits, free)
+        trainable, parameters = _trainable(cluster, payload, folder)
+        # One more than fits waits its turn, so that a freed process finds its next trial at once. Ray Train's workers
+        # are no resources of Tune's: there the number alone keeps trials from waiting for each other.
+        at_once = slots if cluster.slots is not None or cluster.uses_ray_train else slots + 1
+        with tempfile.TemporaryDirectory(prefix="study-tune-") as scratch:
+            tuner = tune.Tuner(
+                trainable,
+                param_space=parameters,
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    scheduler=EarlyStopping(searcher),
+                    num_samples=-1,
+                    reuse_actors=not cluster.uses_ray_train,
+                    max_concurrent_trials=at_once,
+                ),
+                run_config=tune.RunConfig(
+                    storage_path=scratch,
+                    name="study",
+                    verbose=0,
+                    stop=stopper,
+                    callbacks=[Observe(searcher, stopper, _ticker(observer, store, sweep=cluster.uses_ray_train))],
+                    # Tune gives up a trial whose process dies while it is being reset: the searcher hands it out again.
+                    failure_config=tune.FailureConfig(max_failures=0),
+                ),
+            )
+            tuner.fit()
+        if searcher.store_failure is not None:
+            raise searcher.store_failure
+        return stopper.stopping
+    finally:
+        if connected:
+            ray.shutdown()
+
+
+def _trainable(cluster: Cluster, payload: Payload, checkpoints: CheckpointFolder) -> tuple[Any, dict[str, Any]]:
+    """What Tune runs, and what it gives to each trial beside the trial itself."""
+    worker = cluster.per_worker
+    if not cluster.uses_ray_train:
+        return tune.with_resources(TrialProcess, {"cpu": worker.cpu, "gpu": worker.gpu}), {"payload": payload}
+    workers = cluster.workers_per_trial
+    group = WorkerGroup(
+        workers=workers,
+        min_workers=cluster.min_workers_per_trial or workers,
+        cpu=worker.cpu,
+        gpu=worker.gpu,
+        checkpoints=checkpoints,
+        checkpoint_every_s=cluster.checkpoint_interval_s,
+        max_failures=cluster.max_retries,
+    )
+    # The trial itself only waits: any part of a CPU that it took would be missing to its workers.
+    return tune.with_resources(train_on_workers, {"memory": _WAITING_BYTES}), {"payload": payload, "group": group}
+
+
+def _payload(
+    cluster: Cluster, machines: Sequence[Node], site_folder: Path, provenance: Provenance, search_path: Sequence[str]
+) -> Payload:
+    worker = cluster.per_worker
+    return Payload(
+        site=site_folder.resolve(),
+        search_path=tuple(search_path),
+        provenance=provenance,
+        gpu=worker.gpu > 0,
+        gpu_memory_share=cluster.gpu_memory_share,
+        threads=max(1, int(worker.cpu)),
+        time_limit_s=cluster.trial_time_limit_s,
+        fingerprint_memory_mb=cluster.fingerprint_memory_mb,
+        device_share=_device_share(cluster, machines),
+    )
+
+
+def _device_share(cluster: Cluster, machines: Sequence[Node]) -> float:
+    """A process's share of the memory it trains in: of its GPU, or of the machine that runs the most of them."""
+    worker = cluster.per_worker
+    if worker.gpu > 0:
+        return min(1.0, worker.gpu, cluster.gpu_memory_share or 1.0)
+    fit = int(max(node.cpus for node in machines) / worker.cpu + 1e-9)
+    processes = fit if cluster.slots is None else min(fit, cluster.slots * cluster.workers_per_trial)
+    return 1 / max(1, processes)
+
+
+def _ticker(observer: RunObserver, store: Store, *, sweep: bool) -> Callable[[], None]:
+    last = time.monotonic()
+
+    def tick() -> None:
+        nonlocal last
+        observer.tick()
+        store.sync()
+        if sweep and time.monotonic() - last > _SWEEP_EVERY_S:
+            # A trial that is not handed out again would keep what its workers had.
+            last = time.monotonic()
+            remove_orphaned_placement_groups()
+
+    return tick
+
+
+def _nothing(key: str) -> None:
+    """Trials in one process leave nothing behind."""
