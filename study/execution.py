@@ -14,36 +14,46 @@ import torch
 
 from models.complexity import measure_complexity
 from models.methods import NetworkShape, build_method
+from models.parallel import worker_count
 from models.references import REFERENCES
 from models.settings import BACKBONES
 from study.data.dataset import DomainData, SiteData
 from study.data.system import fingerprint_shape
+from study.methods import method_class
 from study.metrics import Predictions, accuracy, confusion_matrix, rmse_m
 from study.provenance import Provenance
-from study.spec.trial import Trial, TrialConfiguration, canonical_json
+from study.spec.trial import Trial, canonical_json
 from study.store import TrialTables
-from study.training import EpochRecord, predict, train
+from study.training import Checkpoints, EpochRecord, predict, train
 
 __all__ = ["failed_tables", "run_trial"]
 
 
-def run_trial(trial: Trial, data: SiteData, provenance: Provenance) -> Generator[EpochRecord, None, TrialTables]:
+def run_trial(
+    trial: Trial, data: SiteData, provenance: Provenance, *, checkpoints: Checkpoints | None = None
+) -> Generator[EpochRecord, None, TrialTables]:
     """Run a trial, yielding a record after each epoch; the generator's value are its tables.
 
     On a CPU the caller limits torch to one thread: two trials on two cores are far faster that way.
+
+    The workers of a torch.distributed group share the batches: each calls this with the same trial and its own device,
+    and has the same tables but for what was measured on its own machine.
 
     Args:
         trial: what to run.
         data: the site, on the device to train on.
         provenance: recorded in the row.
+        checkpoints: where training goes on from; reference rows are not trained and do not ask. The seconds in the row
+            then include the epochs before.
 
     Raises:
-        StudyError: the data do not fit the configuration.
+        StudyError: the data do not fit the configuration; a user's method cannot be imported, or is not the code that
+            the trial was asked for with.
     """
     began, started_at = time.perf_counter(), datetime.now(UTC)
     device = data.device
     _reset_peak_memory(device)
-    config = TrialConfiguration.model_validate(trial.config)
+    config = trial.configuration
     parts = data.prepare(config.system, config.split, coordinate_scale_m=config.training.coordinate_scale_m)
     row: dict[str, Any] = {
         **_identity(trial, provenance, started_at),
@@ -52,6 +62,7 @@ def run_trial(trial: Trial, data: SiteData, provenance: Provenance) -> Generator
         "train_samples": len(parts.training.source.position),
         "test_samples": len(parts.test.condition),
         "fingerprints": "kept" if parts.fingerprints_kept else "per batch",
+        "workers": worker_count(),
     }
     epochs: dict[str, Any] | None = None
     train_began = time.perf_counter()
@@ -78,14 +89,24 @@ def run_trial(trial: Trial, data: SiteData, provenance: Provenance) -> Generator
             backbone=BACKBONES[config.network.preset],
         )
         torch.manual_seed(trial.seed)
-        method = build_method(trial.method, shape, branches=config.branches, objective=dict(trial.config["objective"]))
+        method = build_method(
+            method_class(trial), shape, branches=config.branches, objective=dict(trial.config["objective"])
+        )
         cost = measure_complexity(method, config.training.batch_size)
         # channels_last halves a step on a CPU; on a GPU it is what the convolutions want too.
         method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         outcome = yield from train(
-            method, parts.training, parts.validation, parts.frame, config.training, seed=trial.seed
+            method,
+            parts.training,
+            parts.validation,
+            parts.frame,
+            config.training,
+            seed=trial.seed,
+            checkpoints=checkpoints,
+            key=trial.key,
         )
         best = outcome.best
+        began, train_began = began - outcome.seconds_before, train_began - outcome.seconds_before
         row |= {
             "state": "diverged" if outcome.diverged else "done",
             "train_seconds": time.perf_counter() - train_began,
@@ -119,11 +140,13 @@ def _identity(trial: Trial, provenance: Provenance, started_at: datetime) -> dic
         "key": trial.key,
         "method": trial.method,
         "seed": trial.seed,
+        "data_seed": trial.config.get("split", {}).get("data_seed"),
+        "planned_epochs": trial.config.get("training", {}).get("epochs"),
         "config": canonical_json(trial.config),
         "data_hash": trial.data_hash,
         "started_at": started_at.isoformat(timespec="seconds"),
         "host": socket.gethostname(),
-        "torch_version": torch.__version__,
+        "torch_version": str(torch.__version__),  # its own type would make the driver import torch
         **provenance.as_row(),
     }
 

@@ -1,0 +1,160 @@
+"""Several workers compute what one does: real processes, gloo, float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from worker_group import run_workers
+
+from models.backbone import FeatureExtractor
+from models.methods import METHODS, LabelledBatch, Method, NetworkShape, UnlabelledBatch, build_method
+from models.parallel import share_batches, shared_training_loss, worker_count
+from models.settings import BACKBONES, METHOD_SETTINGS
+
+SHAPE = NetworkShape((1, 16, 16), conditions=3, backbone=BACKBONES["small"])
+VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    **{f"{name}-shared": (name, "shared", {}) for name in METHODS},
+    **{f"{name}-twin": (name, "twin", {}) for name, item in METHOD_SETTINGS.items() if item.twin},
+    # The target branch is unused, and only the regularization reaches it, or nothing does.
+    "MDA-no-transfer": ("MDA", "twin", {"knowledge_transfer": False}),
+    "HDA-unused-branch": ("HDA", "twin", {"knowledge_transfer": False, "weight_regularization": 0.0}),
+}
+SAMPLES, STEPS = 11, 4  # no number of workers divides the batch
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def _batches(seed: int, samples: int = SAMPLES) -> tuple[LabelledBatch, UnlabelledBatch]:
+    draw = torch.Generator().manual_seed(seed)
+    return (
+        LabelledBatch(
+            torch.rand(samples, *SHAPE.fingerprint, generator=draw, dtype=torch.float64),
+            torch.randn(samples, 2, generator=draw, dtype=torch.float64),
+            torch.randint(3, (samples,), generator=draw),
+        ),
+        UnlabelledBatch(torch.rand(samples, *SHAPE.fingerprint, generator=draw, dtype=torch.float64)),
+    )
+
+
+def _method(variant: str) -> Method:
+    name, branches, objective = VARIANTS[variant]
+    torch.manual_seed(0)
+    method = build_method(name, SHAPE, branches=branches, objective=objective)  # type: ignore[arg-type]
+    return method.double().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _plain(tensors: Any) -> Arrays:
+    # A copy: numpy would share memory with weights that change.
+    return {name: value.detach().numpy().copy() for name, value in tensors}
+
+
+def _gradients(method: Method) -> Arrays:
+    return _plain((name, p.grad) for name, p in method.named_parameters() if p.grad is not None)
+
+
+def _trained(variant: str) -> tuple[Arrays, Arrays, Arrays]:
+    """Gradients of the first step, all weights and statistics after the last, and predictions then."""
+    method = _method(variant)
+    loss_of = method.training_loss if worker_count() == 1 else shared_training_loss(method)
+    # Not Adam: a bias before a batch normalization has no gradient but rounding, which Adam would make as large as any.
+    optimizer = torch.optim.SGD(method.parameter_groups(1e-4), lr=1e-2, momentum=0.9)
+    first: Arrays = {}
+    for step in range(STEPS):
+        source, target = _batches(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss_of(source, target if method.reads_target else None, 0.5).backward()
+        first = first or _gradients(method)
+        optimizer.step()
+    state = _plain(method.state_dict().items())
+    method.eval()
+    with torch.no_grad():
+        prediction = method(_batches(99)[0].fingerprint)
+    return first, state, {"position": prediction.position.numpy()}
+
+
+class _Backwards(nn.Module):
+    """A network of a user: layers before the extractor, the extractor twice, and dropout after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.BatchNorm2d(1))
+        self.extractor = self.again = FeatureExtractor(SHAPE.backbone, SHAPE.fingerprint)
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(self.extractor.features, 2))
+
+    def training_loss(self, source: LabelledBatch, target: UnlabelledBatch, progress: float) -> Tensor:
+        one = self.head(self.extractor(self.before(source.fingerprint)))
+        two = self.head(self.again(self.before(target.fingerprint[:1])))
+        return (one - source.position).square().mean() + two.square().mean() * progress
+
+
+def _own_network() -> tuple[Arrays, Arrays]:
+    """Gradients and statistics of one step; a part of it has one row, fewer than there are workers."""
+    torch.manual_seed(0)
+    network = _Backwards().double()
+    loss_of = network.training_loss if worker_count() == 1 else shared_training_loss(network)  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    loss_of(*_batches(0), 0.5).backward()
+    return _gradients(network), _plain(network.named_buffers())  # type: ignore[arg-type]
+
+
+def _everything() -> dict[str, tuple[Arrays, ...]]:
+    return {**{variant: _trained(variant) for variant in VARIANTS}, "own network": _own_network()}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, tuple[Arrays, ...]]:
+    return _everything()
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return run_workers(request.param, tmp_path_factory.mktemp("workers"), _everything)
+
+
+def _assert_close(got: Arrays, wanted: Arrays) -> None:
+    assert got.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [*VARIANTS, "own network"])
+def test_workers_have_the_gradients_weights_and_statistics_of_one(
+    case: str, alone: dict[str, tuple[Arrays, ...]], together: Any
+) -> None:
+    for worker in together:
+        for got, wanted in zip(worker[case], alone[case], strict=True):
+            _assert_close(got, wanted)
+
+
+@pytest.mark.slow
+def test_workers_are_equal_to_the_last_bit(together: Any) -> None:
+    first, *others = together
+    for other in others:
+        for case, parts in first.items():
+            for mine, theirs in zip(parts, other[case], strict=True):
+                for name, value in mine.items():
+                    assert np.array_equal(value, theirs[name]), (case, name)
+
+
+@pytest.mark.slow
+def test_an_unused_branch_gets_no_gradient(together: Any) -> None:
+    for worker in together:
+        assert not any(name.startswith("target_branch") for name in worker["HDA-unused-branch"][0])
+
+
+def test_sharing_keeps_keys_weights_and_what_one_worker_computes() -> None:
+    plain, shared = _method("HDA-twin"), _method("HDA-twin")
+    parameters = list(shared.parameters())
+    share_batches(shared)
+    share_batches(shared)  # once more changes nothing
+    assert list(shared.state_dict()) == list(plain.state_dict())
+    assert all(mine is theirs for mine, theirs in zip(shared.parameters(), parameters, strict=True))
+    source, target = _batches(0)
+    assert shared.training_loss(source, target, 0.5) == plain.training_loss(source, target, 0.5)
+    plain.load_state_dict(shared.state_dict())
