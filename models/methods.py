@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models import losses
 from models.backbone import FeatureExtractor, initialize, perceptron, reverse_gradient
-from models.settings import BACKBONES, METHOD_SETTINGS, Backbone, Branches
+from models.settings import BACKBONES, METHOD_SETTINGS, Backbone, Branches, MethodSettings
 
 __all__ = [
     "DCNN",
@@ -33,6 +33,7 @@ __all__ = [
     "Prediction",
     "UnlabelledBatch",
     "build_method",
+    "required_target",
 ]
 
 
@@ -102,26 +103,36 @@ class Branch(nn.Module):
 class Method(nn.Module, ABC):
     """Base class of all methods.
 
-    What may be set for a method is in `models.settings`; the class reads it by its name.
-
     Args:
         shape: what the network has to fit.
         objective: the settings, an instance of the method's objective dataclass; its defaults when None.
         branches: see `build_method`.
+
+    Attributes:
+        settings: the method's name, what it predicts and reads, and what a spec may set for it.
     """
 
-    name: ClassVar[str]
-    reads_target: bool = False
+    settings: ClassVar[MethodSettings]
 
     def __init__(self, shape: NetworkShape, objective: Any = None, branches: Branches = "shared") -> None:
         super().__init__()
         self.shape = shape
-        settings = METHOD_SETTINGS[self.name]
+        settings = self.settings
         self.objective = objective if objective is not None else settings.objective()
         hidden = shape.backbone.multi_task if settings.twin else shape.backbone.single_task
         twin = settings.twin and branches == "twin"
         self.source_branch = Branch(shape, hidden, condition_head=settings.joint)
         self.target_branch = Branch(shape, hidden, condition_head=settings.joint) if twin else None
+
+    @property
+    def name(self) -> str:
+        """The name in tables."""
+        return self.settings.name
+
+    @property
+    def reads_target(self) -> bool:
+        """Whether a step needs a target batch, as this method is set."""
+        return self.settings.adapts
 
     def initialize(self) -> None:
         """Xavier initialization; twin branches start equal, so that their features can be compared."""
@@ -179,7 +190,7 @@ class Method(nn.Module, ABC):
 class DCNN(Method):
     """Supervised coordinate regression: L_CR (Eq. 8)."""
 
-    name = "DCNN"
+    settings = METHOD_SETTINGS["DCNN"]
 
     def training_loss(self, source: LabelledBatch, target: UnlabelledBatch | None, progress: float) -> Tensor:
         """L_CR; the target domain is not read."""
@@ -189,12 +200,11 @@ class DCNN(Method):
 class TL(Method):
     """Transfer learning: L_CR + λ3 · (0.9 · SKL(features) + 0.1 · SKL(outputs))."""
 
-    name = "TL"
-    reads_target = True
+    settings = METHOD_SETTINGS["TL"]
 
     def training_loss(self, source: LabelledBatch, target: UnlabelledBatch | None, progress: float) -> Tensor:
         """L_CR and the alignment of features and outputs."""
-        s, t = self.both_domains(source.fingerprint, _required(target).fingerprint)
+        s, t = self.both_domains(source.fingerprint, required_target(target).fingerprint)
         alignment = self.objective.feature_weight * losses.feature_alignment(
             s.features, t.features
         ) + self.objective.output_weight * losses.output_alignment(s.position, t.position)
@@ -204,8 +214,7 @@ class TL(Method):
 class RDA(Method):
     """Adversarial regressive domain adaptation: L_CR + domain classification through gradient reversal."""
 
-    name = "RDA"
-    reads_target = True
+    settings = METHOD_SETTINGS["RDA"]
 
     def __init__(self, shape: NetworkShape, objective: Any = None, branches: Branches = "shared") -> None:
         super().__init__(shape, objective, branches)
@@ -213,7 +222,7 @@ class RDA(Method):
 
     def training_loss(self, source: LabelledBatch, target: UnlabelledBatch | None, progress: float) -> Tensor:
         """L_CR and the domain loss; the strength of the reversal is λ3."""
-        s, t = self.both_domains(source.fingerprint, _required(target).fingerprint)
+        s, t = self.both_domains(source.fingerprint, required_target(target).fingerprint)
         omega = reverse_gradient(torch.cat([s.features, t.features]), losses.transfer_weight(progress))
         domain = self.domain_classifier(omega)
         count = s.features.shape[0]
@@ -224,7 +233,7 @@ class _Joint(Method):
     """What MDA and HDA share: both tasks, knowledge transfer (Eq. 13) and weight regularization."""
 
     @property
-    def reads_target(self) -> bool:  # type: ignore[override]
+    def reads_target(self) -> bool:
         """Without knowledge transfer the target domain is not read."""
         return bool(self.objective.knowledge_transfer)
 
@@ -233,7 +242,7 @@ class _Joint(Method):
         settings = self.objective
         loss = torch.zeros((), device=source.position.device)
         if settings.knowledge_transfer:
-            s, t = self.both_domains(source.fingerprint, _required(target).fingerprint)
+            s, t = self.both_domains(source.fingerprint, required_target(target).fingerprint)
             transfer = losses.feature_alignment(s.features, t.features) + losses.output_alignment(
                 s.position, t.position, s.logits, t.logits, settings.gamma
             )
@@ -252,7 +261,7 @@ class _Joint(Method):
 class MDA(_Joint):
     """Multi-task domain adaptation with fixed task weights (Eq. 7): λ L_CR + (1 − λ) L_PCP + λ3 L_KT + λ4 L_WR."""
 
-    name = "MDA"
+    settings = METHOD_SETTINGS["MDA"]
 
     def supervised_loss(self, output: _BranchOutput, source: LabelledBatch) -> Tensor:
         """λ L_CR + (1 − λ) L_PCP; without conditions L_CR alone."""
@@ -267,7 +276,7 @@ class MDA(_Joint):
 class HDA(_Joint):
     """Homoscedastic domain adaptation (Eq. 17): the two task weights are learned as s = log σ²."""
 
-    name = "HDA"
+    settings = METHOD_SETTINGS["HDA"]
 
     def __init__(self, shape: NetworkShape, objective: Any = None, branches: Branches = "shared") -> None:
         super().__init__(shape, objective, branches)
@@ -290,11 +299,11 @@ class HDA(_Joint):
         return {"log_var_position": values[0], "log_var_condition": values[1]}
 
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (DCNN, TL, RDA, MDA, HDA)}
+METHODS: dict[str, type[Method]] = {method.settings.name: method for method in (DCNN, TL, RDA, MDA, HDA)}
 
 
 def build_method(
-    name: str,
+    method: str | type[Method],
     shape: NetworkShape,
     *,
     branches: Branches = "shared",
@@ -303,7 +312,7 @@ def build_method(
     """An initialized method.
 
     Args:
-        name: one of METHODS.
+        method: one of METHODS, or a class.
         shape: what the network has to fit.
         branches: ``shared`` (Eqs. 8-13) or ``twin`` (what Table III counts); DCNN and RDA have one branch either way.
         objective: settings of the method's objective, keys as in a spec.
@@ -312,19 +321,19 @@ def build_method(
         InputTooSmallError: the fingerprint does not fit the backbone.
         ValueError: an unknown name, branches or objective setting.
     """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
+    if isinstance(method, str) and method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
     if branches not in get_args(Branches):
         raise ValueError(f"branches must be one of {get_args(Branches)}, but got {branches!r}")
-    kind = METHODS[name]
-    dataclass_ = METHOD_SETTINGS[name].objective
+    kind = METHODS[method] if isinstance(method, str) else method
+    dataclass_ = kind.settings.objective
     known = {item.name.rstrip("_"): item.name for item in fields(dataclass_)}
     settings = objective or {}
     if unknown := set(settings) - set(known):
-        raise ValueError(f"{name} has no objective setting {sorted(unknown)}; it has {sorted(known)}")
-    method = kind(shape, dataclass_(**{known[key]: value for key, value in settings.items()}), branches)
-    method.initialize()
-    return method
+        raise ValueError(f"{kind.settings.name} has no objective setting {sorted(unknown)}; it has {sorted(known)}")
+    built = kind(shape, dataclass_(**{known[key]: value for key, value in settings.items()}), branches)
+    built.initialize()
+    return built
 
 
 def _rows(output: _BranchOutput, rows: slice) -> _BranchOutput:
@@ -332,7 +341,12 @@ def _rows(output: _BranchOutput, rows: slice) -> _BranchOutput:
     return _BranchOutput(output.features[rows], output.position[rows], logits)
 
 
-def _required(target: UnlabelledBatch | None) -> UnlabelledBatch:
+def required_target(target: UnlabelledBatch | None) -> UnlabelledBatch:
+    """The target batch of a method that reads it.
+
+    Raises:
+        ValueError: there is none.
+    """
     if target is None:
         raise ValueError("this method reads the target domain: training_loss needs a target batch")
     return target

@@ -131,9 +131,10 @@ class MethodSettings:
     """What a spec may set for a method.
 
     Attributes:
-        name: the name in specs and tables.
+        name: the name in tables, and in specs for the methods below (a class of a user's own is named by its import
+            path there).
         joint: predicts the propagation condition.
-        objective: dataclass of the objective's settings with their defaults.
+        objective: dataclass of the objective's settings with their defaults; ``lambda_`` is spelt ``lambda`` in specs.
         trained: has epochs, seeds and a network; otherwise a deterministic reference row.
         adapts: reads the unlabelled target domain, so that a step sees about twice as many samples.
         twin: can have two untied branches.

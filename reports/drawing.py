@@ -88,6 +88,19 @@ def _clean_svg(svg: str, name: str) -> str:
     return re.sub(r"(<svg[^>]*>)", rf"\1{PAPER}", svg, count=1)
 
 
+def csv_text(text: str) -> str:
+    """A text for a CSV field: a spreadsheet would run what starts like a formula, so an apostrophe goes before it."""
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
 def as_csv(data: pd.DataFrame) -> str:
     """The numbers of a figure as CSV."""
-    return data.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+    return data.map(lambda value: csv_text(value) if isinstance(value, str) else value).to_csv(
+        index=False, float_format="%.10g", lineterminator="\n"
+    )

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from models.complexity import measure_complexity
-from models.methods import METHODS, NetworkShape, build_method
-from models.settings import BACKBONES, METHOD_SETTINGS, Branches, InputTooSmallError
+from models.methods import METHODS, Method, NetworkShape, build_method
+from models.settings import BACKBONES, Branches, InputTooSmallError
 from study.console import show_table
 from study.errors import ConfigurationError, nearest
 
@@ -18,7 +18,12 @@ __all__ = ["method_costs", "show_costs"]
 
 
 def method_costs(
-    preset: str, branches: str, batch: int, fingerprint: tuple[int, int, int], conditions: int
+    preset: str,
+    branches: str,
+    batch: int,
+    fingerprint: tuple[int, int, int],
+    conditions: int,
+    user_method: type[Method] | None = None,
 ) -> list[dict[str, Any]]:
     """Cost of every trained method, as plain data.
 
@@ -28,6 +33,7 @@ def method_costs(
         batch: batch size of the per-batch figures.
         fingerprint: (channels, rows, columns).
         conditions: number of propagation conditions.
+        user_method: a class of a user's own, told after the others.
 
     Raises:
         ConfigurationError: an unknown preset or branches, or a fingerprint too small for the backbone.
@@ -44,9 +50,10 @@ def method_costs(
         )
     shape = NetworkShape(fingerprint, conditions, backbone=BACKBONES[preset])
     costs = []
-    for name in METHODS:
+    for kind in (*METHODS.values(), *([user_method] if user_method else [])):
+        settings = kind.settings
         try:
-            method = build_method(name, shape, branches=branches)  # type: ignore[arg-type]
+            method = build_method(kind, shape, branches=branches)  # type: ignore[arg-type]
         except InputTooSmallError as error:
             raise ConfigurationError(
                 str(error),
@@ -56,11 +63,11 @@ def method_costs(
             ) from None
         costs.append(
             {
-                "method": name,
+                "method": settings.name,
                 "preset": preset,
-                "branches": branches if METHOD_SETTINGS[name].twin else "single",
+                "branches": branches if settings.twin else "single",
                 "input": list(fingerprint),
-                "conditions": conditions if METHOD_SETTINGS[name].joint else 0,
+                "conditions": conditions if settings.joint else 0,
                 **asdict(measure_complexity(method, batch)),
             }
         )

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from models.settings import METHOD_SETTINGS
+from models.settings import MethodSettings
 from study.selection import canonical, config_value
 from study.spec.model import Search, StudySpec, matches, set_path
-from study.spec.trial import Trial, TrialConfiguration, canonical_json
+from study.spec.trial import Trial, TrialConfiguration, UserMethod, canonical_json
 
 __all__ = ["Cell", "StudySize", "distinct", "expand", "show_value", "size"]
 
@@ -25,28 +25,31 @@ class Cell:
         label: the method and the values of the other axes, for people.
         config: the base values with the axes' values set; not yet cut down to what the method reads.
         search: the search within this cell, over those of its key paths that the method reads; None without one.
+        settings: what the method is and reads.
     """
 
     label: str
     config: dict[str, Any]
     search: Search | None
+    settings: MethodSettings | UserMethod
 
     @property
     def method(self) -> str:
-        """The method's name."""
-        return str(self.config["method"])
+        """The method's name, as tables show it."""
+        return self.settings.name
 
     @property
     def trained(self) -> bool:
         """Whether the method has a network; otherwise it is a deterministic reference row."""
-        return METHOD_SETTINGS[self.method].trained
+        return self.settings.trained
 
     def resolve(self, values: dict[str, Any] | None = None) -> dict[str, Any]:
         """The configuration of a trial, with searched values set."""
         config = copy.deepcopy(self.config)
         for path, value in (values or {}).items():
             set_path(config, path, value)
-        return TrialConfiguration.model_validate_json(json.dumps(config), strict=True).resolved()
+        user_method = self.settings if isinstance(self.settings, UserMethod) else None
+        return TrialConfiguration.model_validate_json(json.dumps(config), strict=True).resolved(user_method)
 
     def configurations(self) -> list[TrialConfiguration]:
         """What the cell can ask for: its own values, and each searched value (or bound of a range) set alone."""
@@ -128,8 +131,8 @@ def expand(spec: StudySpec, *, check: bool = True, excluded: bool = False) -> li
             if not excluded and any(matches(config, condition) for condition in spec.exclude):
                 continue
             parts = [f"{path.rsplit('.', 1)[-1]}={show_value(value)}" for path, value in zip(axes, values, strict=True)]
-            label = " ".join([method, *parts])
-            cell = Cell(label, config, None)
+            settings = spec.settings_of(method)
+            cell = Cell(" ".join([settings.name, *parts]), config, None, settings)
             cells.append(replace(cell, search=_search_of(spec, cell)) if check and cell.trained else cell)
     return cells
 

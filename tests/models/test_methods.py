@@ -1,19 +1,18 @@
-"""The contract that every method keeps."""
+"""The contract that every method keeps, and what is particular to each."""
 
-import inspect
 from dataclasses import fields
 
 import pytest
 import torch
-from torch import Tensor
 
 from models.backbone import reverse_gradient
+from models.contract import LAWS, Law, Subject
 from models.methods import METHODS, LabelledBatch, Method, NetworkShape, UnlabelledBatch, build_method
 from models.references import REFERENCES
-from models.settings import BACKBONES, METHOD_SETTINGS, InputTooSmallError
+from models.settings import BACKBONES, METHOD_SETTINGS, Branches, InputTooSmallError
 
 SHAPE = NetworkShape((1, 16, 32), conditions=3, backbone=BACKBONES["small"])
-VARIANTS = [
+VARIANTS: list[tuple[str, Branches]] = [
     *((name, "shared") for name in METHODS),
     *((name, "twin") for name, item in METHOD_SETTINGS.items() if item.twin),
 ]
@@ -39,115 +38,19 @@ def _target(count: int = 12, seed: int = 1) -> UnlabelledBatch:
     return UnlabelledBatch(torch.rand(count, *SHAPE.fingerprint, generator=torch.Generator().manual_seed(seed)))
 
 
-def _loss(method: Method, source: LabelledBatch, target: UnlabelledBatch, progress: float = 0.5) -> Tensor:
-    return method.training_loss(source, target if method.reads_target else None, progress)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(variant))
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name.replace(" ", "-"))
+def test_every_method_keeps_every_law(law: Law, variant: tuple[str, Branches]) -> None:
+    name, branches = variant
+    law.check(Subject(METHODS[name], SHAPE, branches))
 
 
-def test_predictions_have_the_documented_shapes(method: Method) -> None:
-    method.eval()
-    prediction = method(_source(5).fingerprint)
-    assert prediction.position.shape == (5, 2)
-    if METHOD_SETTINGS[method.name].joint:
-        assert prediction.condition_logits.shape == (5, 3)
+def test_methods_that_adapt_refuse_a_step_without_a_target(method: Method) -> None:
+    if method.reads_target:
+        with pytest.raises(ValueError, match="target batch"):
+            method.training_loss(_source(), None, 0.5)
     else:
-        assert prediction.condition_logits is None
-
-
-def test_loss_is_a_finite_scalar_and_reaches_every_weight(method: Method) -> None:
-    loss = _loss(method, _source(), _target())
-    loss.backward()
-    assert loss.shape == ()
-    assert loss.isfinite()
-    for name, parameter in method.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param(lambda s, t: (s._replace(fingerprint=torch.zeros_like(s.fingerprint)), t), id="no power"),
-        pytest.param(lambda s, t: (s, UnlabelledBatch(torch.zeros_like(t.fingerprint))), id="no power in the target"),
-        pytest.param(lambda s, t: (s._replace(condition=torch.zeros_like(s.condition)), t), id="one class"),
-        pytest.param(lambda s, t: (s._replace(position=torch.zeros_like(s.position)), t), id="one position"),
-        pytest.param(
-            lambda s, t: (s._replace(fingerprint=s.fingerprint[:1].expand(12, -1, -1, -1)), t), id="one input"
-        ),
-        pytest.param(lambda s, t: (LabelledBatch(*(x[:2] for x in s)), UnlabelledBatch(t.fingerprint[:2])), id="two"),
-        pytest.param(lambda s, t: (s._replace(fingerprint=s.fingerprint * 1e6), t), id="strong input"),
-    ],
-)
-@pytest.mark.parametrize("progress", [0.0, 1.0])
-def test_degenerate_batches_give_finite_gradients(method: Method, change, progress: float) -> None:  # type: ignore[no-untyped-def]
-    source, target = change(_source(), _target())
-    _loss(method, source, target, progress).backward()
-    for name, parameter in method.named_parameters():
-        assert parameter.grad is None or parameter.grad.isfinite().all(), name
-
-
-def test_every_method_can_learn_32_samples_by_heart(method: Method) -> None:
-    if hasattr(method.objective, "weight_regularization"):
-        settings = {"weight_regularization": 0.0}
-        torch.manual_seed(0)
-        method = build_method(
-            method.name, SHAPE, branches="twin" if method.target_branch is not None else "shared", objective=settings
-        )
-    source, target = _source(32), _target(32)
-    optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
-    method.train()
-    for _ in range(150):
-        optimizer.zero_grad()
-        _loss(method, source, target, progress=0.05).backward()
-        optimizer.step()
-    # As a step sees them, with batch statistics: what is asked is whether the network can represent the samples.
-    with torch.no_grad():
-        output = (
-            method.both_domains(source.fingerprint, target.fingerprint)[0]
-            if method.reads_target
-            else method.source_branch(source.fingerprint)
-        )
-    error = (output.position - source.position).square().sum(1).mean()
-    assert error < 0.15 * source.position.square().sum(1).mean()
-    if output.logits is not None:
-        assert (output.logits.argmax(1) == source.condition).float().mean() > 0.9
-
-
-def test_the_same_seed_gives_the_same_training(method: Method) -> None:
-    def train() -> dict[str, Tensor]:
-        torch.manual_seed(3)
-        branches = "twin" if method.target_branch is not None else "shared"
-        copy = build_method(method.name, SHAPE, branches=branches)
-        optimizer = torch.optim.Adam(copy.parameter_groups(1e-4), lr=1e-3)
-        for step in range(3):
-            optimizer.zero_grad()
-            _loss(copy, _source(seed=step), _target(seed=step)).backward()
-            optimizer.step()
-        return copy.state_dict()
-
-    first, second = train(), train()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
-
-
-def test_target_labels_have_no_way_into_a_step(method: Method) -> None:
-    assert UnlabelledBatch._fields == ("fingerprint",)
-    parameters = list(inspect.signature(type(method).training_loss).parameters)
-    assert parameters == ["self", "source", "target", "progress"]
-
-
-def test_methods_that_adapt_use_the_target_and_the_others_refuse_nothing(method: Method) -> None:
-    torch.manual_seed(0)
-    source = _source()
-    if not method.reads_target:
-        assert method.training_loss(source, None, 0.5).isfinite()
-        return
-    with pytest.raises(ValueError, match="target batch"):
-        method.training_loss(source, None, 0.5)
-    state = {name: value.clone() for name, value in method.state_dict().items()}
-    near = _loss(method, source, UnlabelledBatch(source.fingerprint)).item()
-    method.load_state_dict(state)
-    far = _loss(method, source, UnlabelledBatch(torch.zeros_like(source.fingerprint))).item()
-    assert near != far
+        assert method.training_loss(_source(), None, 0.5).isfinite()
 
 
 def test_without_knowledge_transfer_the_target_is_not_read() -> None:
@@ -205,7 +108,8 @@ def test_the_catalogue_names_the_classes_that_exist() -> None:
     assert {name for name, item in METHOD_SETTINGS.items() if item.trained} == set(METHODS)
     assert {name for name, item in METHOD_SETTINGS.items() if not item.trained} == set(REFERENCES)
     for name, kind in METHODS.items():
-        assert kind.name == name
+        assert kind.settings is METHOD_SETTINGS[name]
+        assert build_method(name, SHAPE).name == name
         assert type(build_method(name, SHAPE).objective) is METHOD_SETTINGS[name].objective
         assert build_method(name, SHAPE).reads_target == METHOD_SETTINGS[name].adapts
 

@@ -304,6 +304,30 @@ def test_an_own_method_reads_the_target_whatever_its_settings_are_called() -> No
     assert "target" in cell.resolve()["split"]
 
 
+def test_a_subclass_of_a_method_of_the_project_keeps_its_settings(cli: Cli, here: Path) -> None:
+    (here / "variants.py").write_text(
+        "from models.methods import HDA, MDA\nfrom models.settings import HDAObjective, MDAObjective, MethodSettings\n"
+        "class Plain(MDA):\n"
+        "    settings = MethodSettings('MDA plain', joint=True, objective=MDAObjective, adapts=True, twin=True)\n"
+        "class Other(HDA):\n"
+        "    settings = MethodSettings('HDA other', joint=True, objective=HDAObjective, adapts=True, twin=True)\n"
+    )
+    axes = {"method": ["MDA", "variants:Plain", "variants:Other"], "branches": ["shared", "twin"]}
+    search = [{"when": {"method": ["MDA", "variants:Plain"]}, "space": {"objective.lambda": {"values": [0, 1]}}}]
+    spec = load_study(_write(here, axes=axes, search=search, select={"metric": "validation_accuracy"}))
+    cells = {cell.method: cell for cell in expand(spec)}
+    project, own = cells["MDA"].resolve(), cells["MDA plain"].resolve()
+    del own["user_method"]
+    assert own == project | {"method": "variants:Plain"}
+    assert cells["MDA plain"].search is not None
+    assert "lambda" not in cells["HDA other"].resolve()["objective"]
+    assert "objective.lambda" in _problems(_write(here, axes=axes | {"objective.lambda": [1.5]}))
+
+    result = cli("check-method", "variants:Other", "--classes", "2", "--json")
+    assert result.code == 0, result
+    assert {item["branches"] for item in json.loads(result.out)["findings"]} == {"shared", "twin"}
+
+
 # --- The resolved spec --------------------------------------------------------------------------------------------
 
 
