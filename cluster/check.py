@@ -1,4 +1,10 @@
-"""Whether the machine has what a cluster file asks for, told before anything starts."""
+"""Whether the machines have what a cluster file asks for, told before anything starts.
+
+this_machine    what this machine has
+check_local     a cluster file against this machine, before Ray starts
+check_nodes     a cluster file against the machines of a running cluster; how many trials fit at a time
+runtime_env     what Ray is to bring to the machines, with paths that exist
+"""
 
 from __future__ import annotations
 
@@ -8,43 +14,61 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster.model import Cluster
 from study.errors import ClusterError
 
-__all__ = ["Machine", "check_local", "check_resources", "slots", "this_machine"]
+__all__ = [
+    "Node",
+    "check_local",
+    "check_nodes",
+    "check_resources",
+    "free_machine_bytes",
+    "runtime_env",
+    "slots",
+    "this_machine",
+]
 
 CONNECT_TIMEOUT_S = 5.0
+_THE_FILE = "the cluster file"
+_SHOWN_NODES = 6
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What is there to share: of this machine, or of a whole running cluster.
+class Node:
+    """What a machine has to share.
 
     Args:
-        cpus: CPU cores that this process may use.
-        gpus: NVIDIA GPUs that this process may use.
+        cpus: CPU cores that the study may use.
+        gpus: NVIDIA GPUs that it may use.
+        memory_bytes: memory that Ray may hand out; None where nobody has asked.
+        host: its name or address; empty for this machine.
+        node_id: Ray's name of it.
     """
 
-    cpus: int
-    gpus: int
+    cpus: float
+    gpus: float
+    memory_bytes: int | None = None
+    host: str = ""
+    node_id: str = ""
 
     def __str__(self) -> str:
-        return f"{_count(self.cpus, 'CPU')} and {_count(self.gpus, 'GPU')}"
+        return _amount(self.cpus, self.gpus)
 
 
-def this_machine() -> Machine:
+def this_machine() -> Node:
     """The cores and GPUs that this process may use: affinity, container limits and CUDA_VISIBLE_DEVICES are kept."""
-    return Machine(_usable_cpus(), _usable_gpus())
+    return Node(_usable_cpus(), _usable_gpus())
 
 
-def check_local(cluster: Cluster, *, source: str = "the cluster file", machine: Machine | None = None) -> None:
+def check_local(cluster: Cluster, *, source: str = _THE_FILE, machine: Node | None = None) -> None:
     """Compare a cluster file with this machine, before Ray starts.
 
-    A cluster that runs elsewhere (``host:port``) is left to `check_resources`, once it has been asked what it has.
+    What a cluster elsewhere (``host:port``) has is left to `check_nodes`, once it has been asked.
 
     Args:
         cluster: what `load_cluster` returned.
@@ -52,15 +76,16 @@ def check_local(cluster: Cluster, *, source: str = "the cluster file", machine: 
         machine: what the machine has; found out when left out.
 
     Raises:
-        ClusterError: more is asked for than there is, or ``address: auto`` and no Ray runs here.
+        ClusterError: more is asked for than there is, ``address: auto`` and no Ray runs here, nothing answers at the
+            address, or a folder to be shipped does not exist.
     """
+    runtime_env(cluster, source=source)
     if cluster.address not in ("local", "auto"):
         _check_reachable(cluster.address, source)
         return
     if cluster.address == "auto" and _ray_runs_here():
         return
-    machine = machine or this_machine()
-    check_resources(cluster, machine, source=source)
+    check_resources(cluster, machine or this_machine(), source=source)
     if cluster.address == "auto":
         raise ClusterError(
             "no Ray cluster runs on this machine",
@@ -84,74 +109,222 @@ def _check_reachable(address: str, source: str) -> None:
         ) from None
 
 
-def check_resources(cluster: Cluster, available: Machine, *, source: str = "the cluster file") -> None:
-    """Compare a cluster file with what is there: of this machine, or of the running cluster.
+def check_resources(cluster: Cluster, available: Node, *, source: str = _THE_FILE) -> None:
+    """`check_nodes` for one machine. With ``address: local`` it is what Ray would be started on.
 
     Raises:
         ClusterError: more is asked for than there is, or not one trial fits.
     """
-    wanted_gpus = max(cluster.gpus, math.ceil(cluster.resources_per_trial.gpu))
-    whose = "this machine" if cluster.address in ("local", "auto") else f"the cluster at {cluster.address}"
-    if wanted_gpus > available.gpus:
-        key = "gpus" if cluster.gpus >= wanted_gpus else "resources_per_trial.gpu"
-        value = cluster.gpus if key == "gpus" else f"{cluster.resources_per_trial.gpu:g}"
-        has = "none is usable here" if available.gpus == 0 else f"{whose} has {available.gpus}"
-        raise ClusterError(
-            f"the cluster file asks for {_count(wanted_gpus, 'GPU')}, and {has}",
-            where=f"{source}: {key}: {value}",
-            allowed=f"what {whose} has: {available}",
-            fix="use cluster/local.yaml, or run on a machine whose GPUs `nvidia-smi -L` lists"
-            if available.gpus == 0
-            else f"write gpus: {available.gpus}, or fewer GPUs per trial",
-        )
-    if cluster.cpus is not None and cluster.cpus > available.cpus:
-        raise ClusterError(
-            f"the cluster file asks for {_count(cluster.cpus, 'CPU')}, and {whose} has {available.cpus} usable",
-            where=f"{source}: cpus: {cluster.cpus}",
-            allowed=f"what {whose} has: {available}",
-            fix="leave cpus out to use all usable ones",
-        )
-    local = cluster.address == "local"
-    cpus = cluster.cpus if local and cluster.cpus is not None else available.cpus
-    slots(cluster, cpus, cluster.gpus if local else available.gpus, source=source)
+    _check_totals(cluster, [available], source)
+    if cluster.address == "local":
+        available = Node(available.cpus if cluster.cpus is None else cluster.cpus, cluster.gpus)
+    check_nodes(cluster, [available], source=source)
 
 
-def slots(cluster: Cluster, cpus: float, gpus: float, *, source: str = "the cluster file") -> int:
-    """How many trials run at the same time on so many cores and GPUs.
-
-    A trial with a part of a GPU stays on one GPU: two GPUs hold two trials of 0.6, not three.
+def slots(cluster: Cluster, cpus: float, gpus: float, *, source: str = _THE_FILE) -> int:
+    """How many trials run at the same time on one machine with so many cores and GPUs.
 
     Raises:
         ClusterError: not one trial fits, or fewer than `cluster.slots`.
     """
-    wanted = cluster.resources_per_trial
-    fit = _fit(cpus, wanted.cpu)
-    if wanted.gpu >= 1:
-        fit = min(fit, _fit(gpus, wanted.gpu))
-    elif wanted.gpu > 0:
-        fit = min(fit, int(gpus) * _fit(1, wanted.gpu))
-    there = f"{_count(cpus, 'CPU')} and {_count(gpus, 'GPU')}"
-    each = f"{_count(wanted.cpu, 'CPU')} and {_count(wanted.gpu, 'GPU')}"
-    if fit < 1:
+    return _count_slots(cluster, [Node(cpus, gpus)], source)
+
+
+def check_nodes(cluster: Cluster, machines: Sequence[Node], *, source: str = _THE_FILE) -> int:
+    """Compare a cluster file with the machines of a cluster.
+
+    A worker stays on one machine, and with a part of a GPU on one GPU: two GPUs hold two workers of 0.6, not three.
+    The workers of one trial may be on several machines. With `cluster.autoscaling` the machines count that the cluster
+    can still start.
+
+    Args:
+        cluster: what `load_cluster` returned.
+        machines: the machines that are alive.
+        source: the cluster file, for messages.
+
+    Returns:
+        How many trials run at the same time.
+
+    Raises:
+        ClusterError: more is asked for than there is, not one trial fits, or fewer than `cluster.slots`.
+    """
+    machines = [*machines, *_to_come(cluster, machines)]
+    _check_totals(cluster, machines, source)
+    return _count_slots(cluster, machines, source)
+
+
+def _to_come(cluster: Cluster, machines: Iterable[Node]) -> list[Node]:
+    """The machines that an autoscaling cluster does not have yet; larger ones of it count as of its size."""
+    size = cluster.autoscaling
+    if size is None:
+        return []
+    present = sum(machine.cpus >= size.cpus and machine.gpus >= size.gpus for machine in machines)
+    return [Node(size.cpus, size.gpus, host="(to come)")] * max(0, size.nodes - present)
+
+
+def _check_totals(cluster: Cluster, machines: Sequence[Node], source: str) -> None:
+    cpus, gpus = sum(machine.cpus for machine in machines), sum(machine.gpus for machine in machines)
+    wanted_gpus = max(cluster.gpus, math.ceil(cluster.per_trial.gpu - 1e-9))
+    here = cluster.address in ("local", "auto") and len(machines) == 1 and not machines[0].host
+    whose = "this machine" if here else "the cluster" + ("" if cluster.address == "auto" else f" at {cluster.address}")
+    if wanted_gpus > gpus:
+        in_all = cluster.gpus >= wanted_gpus
+        key, value = ("gpus", cluster.gpus) if in_all else _gpu_key(cluster)
+        if gpus:
+            has = f"{whose} has {gpus:g}"
+            fix = f"write gpus: {gpus:g}, or fewer GPUs per trial"
+        else:
+            has = "none is usable here" if here else f"{whose} has none"
+            fix = "use cluster/local.yaml, or run on a machine whose GPUs `nvidia-smi -L` lists"
         raise ClusterError(
-            f"not one trial fits: it wants {each}",
-            where=f"{source}: resources_per_trial",
+            f"the cluster file asks for {_count(wanted_gpus, 'GPU')}, and {has}",
+            where=f"{source}: {key}: {value:g}",
+            allowed=f"what {whose} has: {_listed(machines)}",
+            fix=fix,
+        )
+    if cluster.cpus is not None and cluster.cpus > cpus:
+        raise ClusterError(
+            f"the cluster file asks for {_count(cluster.cpus, 'CPU')}, and {whose} has {cpus:g} usable",
+            where=f"{source}: cpus: {cluster.cpus}",
+            allowed=f"what {whose} has: {_listed(machines)}",
+            fix="leave cpus out to use all usable ones",
+        )
+
+
+def _count_slots(cluster: Cluster, machines: Sequence[Node], source: str) -> int:
+    worker, workers = cluster.per_worker, cluster.workers_per_trial
+    fit = sum(_workers_on(machine, worker.cpu, worker.gpu) for machine in machines)
+    each, there = _amount(worker.cpu, worker.gpu), _listed(machines)
+    if fit < 1:
+        # Enough of each in all, but on different machines: the sum would only confuse.
+        one = "it wants" if workers == 1 else "each of its workers wants"
+        on_one = " on one machine" if len(machines) > 1 else ""
+        raise ClusterError(
+            f"not one trial fits: {one} {each}{on_one}",
+            where=f"{source}: {_resources_key(cluster)}",
             allowed=f"what is there: {there}",
             fix="ask for less per trial, or use a larger machine",
         )
-    if cluster.slots is not None and cluster.slots > fit:
+    if fit < workers:
         raise ClusterError(
-            f"{cluster.slots} trials at the same time do not fit: each wants {each}",
+            f"not one trial fits: it has {workers} workers, each wants {each}, and {_count(fit, 'worker')} "
+            + ("fits" if fit == 1 else "fit"),
+            where=f"{source}: workers_per_trial: {workers}",
+            allowed=f"at most {fit}, on what is there: {there}",
+            fix=f"write workers_per_trial: {fit}, ask for less per worker, or use more machines",
+        )
+    at_once = fit // workers
+    if cluster.slots is not None and cluster.slots > at_once:
+        wants = f"{each}" if workers == 1 else f"{workers} × {each}"
+        raise ClusterError(
+            f"{cluster.slots} trials at the same time do not fit: each wants {wants}",
             where=f"{source}: slots: {cluster.slots}",
-            allowed=f"at most {fit}, from {there}",
+            allowed=f"at most {at_once}, from {there}",
             fix="leave slots out to run as many as fit, or ask for less per trial",
         )
-    return fit if cluster.slots is None else cluster.slots
+    return at_once if cluster.slots is None else cluster.slots
+
+
+def _workers_on(machine: Node, cpu: float, gpu: float) -> int:
+    fit = _fit(machine.cpus, cpu)
+    if gpu >= 1:
+        return min(fit, _fit(machine.gpus, gpu))
+    return min(fit, int(machine.gpus) * _fit(1, gpu)) if gpu > 0 else fit
+
+
+def _gpu_key(cluster: Cluster) -> tuple[str, float]:
+    """The key that says how many GPUs a worker wants, and its value."""
+    if cluster.slots_per_gpu is not None:
+        return "slots_per_gpu", cluster.slots_per_gpu
+    return f"{_resources_key(cluster)}.gpu", cluster.per_worker.gpu
+
+
+def _resources_key(cluster: Cluster) -> str:
+    return "resources_per_trial" if cluster.resources_per_worker is None else "resources_per_worker"
+
+
+def _listed(machines: Sequence[Node]) -> str:
+    """What each machine has, such as ``node-1: 8 CPUs and 1 GPU; 3 × (to come): 4 CPUs and 0 GPUs``."""
+    if not machines:
+        return "no machine"
+    if len(machines) == 1 and not machines[0].host:
+        return str(machines[0])
+    counted: dict[str, int] = {}
+    for machine in machines:
+        line = f"{machine.host or 'this machine'}: {machine}"
+        counted[line] = counted.get(line, 0) + 1
+    lines = [line if number == 1 else f"{number} × {line}" for line, number in counted.items()]
+    more = [f"and {len(lines) - _SHOWN_NODES} more"] if len(lines) > _SHOWN_NODES else []
+    return "; ".join(lines[:_SHOWN_NODES] + more)
+
+
+def runtime_env(cluster: Cluster, *, source: str = _THE_FILE, folder: Path | None = None) -> dict[str, Any] | None:
+    """What `ray.init` takes as ``runtime_env``: the file's, with paths that are absolute and exist.
+
+    Args:
+        cluster: what `load_cluster` returned.
+        source: the cluster file, for messages.
+        folder: where relative paths start; the current folder when left out.
+
+    Returns:
+        None where the file has none.
+
+    Raises:
+        ClusterError: a folder or file does not exist, or is not what Ray can ship.
+    """
+    if cluster.runtime_env is None:
+        return None
+    base = Path.cwd() if folder is None else folder
+    asked = cluster.runtime_env
+
+    def found(key: str, text: str, kinds: str, suffixes: tuple[str, ...], *, folders: bool) -> str:
+        if "://" in text:
+            return text
+        path = base / Path(text).expanduser()
+        if (folders and path.is_dir()) or (path.is_file() and path.suffix in suffixes):
+            return str(path.resolve())
+        problem = f"is no {kinds}" if path.exists() else "does not exist"
+        raise ClusterError(
+            f"what is to be shipped to the machines {problem}: {path}",
+            where=f"{source}: runtime_env.{key}: {text}",
+            allowed=f"{kinds}, from {base}",
+            fix="check the path, or run the command in the folder from which it counts",
+        )
+
+    result: dict[str, Any] = {}
+    if asked.working_dir is not None:
+        result["working_dir"] = found("working_dir", asked.working_dir, "folder or .zip", (".zip",), folders=True)
+    if asked.py_modules:
+        kinds = "folder, .py or .whl"
+        result["py_modules"] = [
+            found(f"py_modules[{index}]", text, kinds, (".py", ".whl"), folders=True)
+            for index, text in enumerate(asked.py_modules)
+        ]
+    for key in ("pip", "uv"):
+        packages = getattr(asked, key)
+        if packages is not None:
+            one_file = isinstance(packages, str)
+            result[key] = (
+                found(key, packages, "requirements file (.txt)", (".txt",), folders=False) if one_file else [*packages]
+            )
+    if isinstance(asked.conda, str) and asked.conda.endswith((".yaml", ".yml")):
+        result["conda"] = found("conda", asked.conda, "YAML file", (".yaml", ".yml"), folders=False)
+    elif asked.conda is not None:
+        result["conda"] = asked.conda
+    if asked.env_vars:
+        result["env_vars"] = dict(asked.env_vars)
+    if asked.excludes:
+        result["excludes"] = [*asked.excludes]
+    return result or None
 
 
 def _fit(available: float, each: float) -> int:
     # 1 / 0.1 and the like: floor of 9.999999999999998 would lose a slot.
     return math.floor(available / each + 1e-9)
+
+
+def _amount(cpus: float, gpus: float) -> str:
+    return f"{_count(cpus, 'CPU')} and {_count(gpus, 'GPU')}"
 
 
 def _count(number: float, noun: str) -> str:

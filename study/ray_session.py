@@ -1,4 +1,11 @@
-"""Starting or joining Ray, for trials and for tracing."""
+"""Starting or joining Ray, for trials and for tracing, and asking which machines are there.
+
+connect         start or join Ray, with the code and packages that the cluster file asks for
+nodes           the machines that are alive
+wait_for_nodes  how many trials fit; waits for machines of a cluster that starts or grows
+check_shared    whether all machines see one folder
+dashboard_url   where Ray's dashboard is
+"""
 
 from __future__ import annotations
 
@@ -9,57 +16,328 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Ray would start a task again without end that was stopped because its machine ran out of memory.
 os.environ.setdefault("RAY_task_oom_retries", "5")
+# pip and uv try a bad connection again by themselves; a name that does not exist stays one.
+os.environ.setdefault("RUNTIME_ENV_RETRY_TIMES", "1")
 # Pages about each lost process; whoever gives up its task says so.
 os.environ.setdefault(
     "RAY_DEDUP_LOGS_SKIP_REGEX", r"A worker died or was killed|^Task \S+ failed|worker\(s\) were killed"
 )
 
 import logging
+import re
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError, RuntimeEnvSetupError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.check import this_machine
+from cluster.check import Node, check_nodes, runtime_env, this_machine
 from cluster.model import Cluster
 from study.errors import ClusterError
 
-__all__ = ["connect"]
+__all__ = ["check_shared", "connect", "dashboard_url", "nodes", "wait_for_nodes"]
+
+_THE_FILE = "the cluster file"
+_LOOPBACK = "127.0.0.1"
+_POLL_S = 1.0
+# Installing packages may take that long; a machine without any is tried in about a second.
+_TRY_TIMEOUT_S = 900.0
 
 
-def connect(cluster: Cluster, *, object_store_mb: int | None = None) -> bool:
+def connect(cluster: Cluster, *, object_store_mb: int | None = None, source: str = _THE_FILE) -> bool:
     """Start or join Ray.
+
+    On a cluster elsewhere, and wherever the cluster file has a `runtime_env`, every machine that is there is tried
+    first: a process starts on it, with what Ray brings, and imports this project.
 
     Args:
         cluster: where to run.
         object_store_mb: shared memory that is enough for this run; used where Ray is started here and the cluster file
             names no size.
+        source: the cluster file, for messages.
 
     Returns:
         Whether this call did it, so that the caller has to call `ray.shutdown`.
 
     Raises:
-        ClusterError: the cluster cannot be reached.
+        ClusterError: the cluster cannot be reached, what `runtime_env` asks for cannot be made, or a machine cannot
+            run this project. Ray is shut down then.
     """
     if ray.is_initialized():
         return False
+    environment = runtime_env(cluster, source=source)
     logging.getLogger("ray").setLevel(logging.ERROR)
     # Its only error is a list of its own names of lost trials; the observer is told of them by ours.
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if environment is not None:
+        options["runtime_env"] = environment
     if cluster.address == "local":
-        options |= {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "include_dashboard": False}
+        options |= {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "include_dashboard": cluster.dashboard}
         if cluster.cpus is None:
             options["num_cpus"] = this_machine().cpus
+        if cluster.dashboard:
+            options["dashboard_host"] = _LOOPBACK
+            if cluster.dashboard_port is not None:
+                _check_port(cluster.dashboard_port, source)
+                options["dashboard_port"] = cluster.dashboard_port
         store_mb = cluster.object_store_mb or object_store_mb
         if store_mb is not None:
             options["object_store_memory"] = store_mb * 2**20
     try:
         ray.init(address=cluster.address, **options)
-    except (ConnectionError, RuntimeError, OSError) as error:
+    except RuntimeEnvSetupError as error:
+        ray.shutdown()
+        raise _unshippable(error, source) from None
+    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+        # What was started before it failed would stay.
+        ray.shutdown()
+        if isinstance(error, ValueError) and environment is None:
+            raise  # nothing that a cluster file says
+        if environment is not None and re.search("runtime[ _]env", str(error), re.IGNORECASE):
+            raise _unshippable(error, source) from None
         raise ClusterError(
-            f"Ray cannot be reached: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            f"Ray cannot be reached: {_reason(error)}",
             where=f"address: {cluster.address}",
             allowed="a running Ray cluster of the same Ray version, or address: local",
             fix="start the cluster with `ray up`, or use cluster/local.yaml",
         ) from None
+    try:
+        if cluster.address != "local" or environment is not None:
+            _on_every_node(_try_node, source=source)
+    except BaseException:
+        ray.shutdown()
+        raise
     return True
+
+
+def dashboard_url() -> str | None:
+    """The address of Ray's dashboard, such as ``http://127.0.0.1:8265``; None where there is none."""
+    from ray._private.worker import get_dashboard_url
+
+    try:
+        found = get_dashboard_url()
+    except (RayError, RuntimeError, ConnectionError):
+        return None
+    if not found:
+        return None
+    return str(found) if "://" in found else f"http://{found}"
+
+
+def nodes() -> list[Node]:
+    """The machines of the cluster that are alive, in the order of their names."""
+    found = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            found.append(
+                Node(
+                    cpus=has.get("CPU", 0.0),
+                    gpus=has.get("GPU", 0.0),
+                    memory_bytes=int(has.get("memory", 0)),
+                    host=node["NodeManagerHostname"] or node["NodeManagerAddress"],
+                    node_id=node["NodeID"],
+                )
+            )
+    return sorted(found, key=lambda node: (node.host, node.node_id))
+
+
+def wait_for_nodes(
+    cluster: Cluster,
+    *,
+    source: str = _THE_FILE,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_wait: Callable[[str], None] = lambda reason: None,
+) -> int:
+    """How many trials run at the same time, once the cluster has the machines for one.
+
+    A cluster that is starting, or that grows on demand, is waited for as long as `cluster.wait_for_nodes_s` says. What
+    it could not have even when it has grown is refused at once.
+
+    Args:
+        cluster: where to run; Ray is connected.
+        source: the cluster file, for messages.
+        should_stop: asked about once a second while waiting; True ends it.
+        on_wait: told once, before the first wait, what is missing.
+
+    Returns:
+        Trials at the same time, counted on the grown cluster; 0: `should_stop` said so.
+
+    Raises:
+        ClusterError: more is asked for than there is, or than came in time.
+    """
+    deadline = time.monotonic() + cluster.wait_for_nodes_s
+    needed = cluster
+    if cluster.autoscaling is not None:
+        check_nodes(cluster, nodes(), source=source)
+        # The first trial can start before the cluster has grown to all that the file asks for.
+        needed = cluster.model_copy(update={"autoscaling": None, "slots": None, "gpus": 0, "cpus": None})
+    missing = _missing(needed, source)
+    if missing is None:
+        return check_nodes(cluster, nodes(), source=source)
+    if not cluster.wait_for_nodes_s:
+        raise missing
+    on_wait(missing.what)
+    if cluster.autoscaling is not None:
+        _ask_for([_bundle(cluster)] * cluster.workers_per_trial)
+    try:
+        while missing is not None:
+            if should_stop():
+                return 0
+            if time.monotonic() > deadline:
+                raise _too_late(missing, cluster.wait_for_nodes_s)
+            time.sleep(_POLL_S)
+            missing = _missing(needed, source)
+    finally:
+        if cluster.autoscaling is not None:
+            _ask_for([])  # from now on the trials themselves ask
+    return check_nodes(cluster, nodes(), source=source)
+
+
+def check_shared(folder: Path, *, source: str = "the results folder") -> None:
+    """Whether every machine of the cluster sees this folder as the one that it is here, and may write to it.
+
+    Args:
+        folder: an absolute folder; made if it does not exist.
+        source: what names the folder, for messages.
+
+    Raises:
+        ClusterError: it cannot be written, or a machine does not see what was written here.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".shared-") as mark:
+            _on_every_node(_see, str(mark.name), source=f"{source}: {folder}")
+    except OSError as error:
+        raise ClusterError(
+            f"the folder cannot be written: {error.strerror or error}",
+            where=f"{source}: {folder}",
+            allowed="a folder that all machines share",
+            fix="check that it is mounted here and that you may write to it",
+        ) from None
+
+
+def _check_port(port: int, source: str) -> None:
+    """Whether the dashboard can have the port: Ray finds out when half of it has started."""
+    try:
+        socket.create_server((_LOOPBACK, port)).close()
+    except OSError as error:
+        raise ClusterError(
+            f"the dashboard cannot have port {port}: {error.strerror or error}",
+            where=f"{source}: dashboard_port: {port}",
+            allowed="a free port",
+            fix="leave dashboard_port out for a free one, or end what uses it",
+        ) from None
+
+
+# --- Machines -----------------------------------------------------------------------------------------------------
+
+
+def _missing(cluster: Cluster, source: str) -> ClusterError | None:
+    try:
+        check_nodes(cluster, nodes(), source=source)
+    except ClusterError as error:
+        return error
+    return None
+
+
+def _too_late(error: ClusterError, waited_s: float) -> ClusterError:
+    return ClusterError(
+        f"{error.what} (after {waited_s:g} s of waiting for machines)",
+        where=error.where,
+        allowed=error.allowed,
+        fix="look at `ray status` for why no machine came, raise wait_for_nodes_s, or ask for less",
+    )
+
+
+def _bundle(cluster: Cluster) -> dict[str, float]:
+    worker = cluster.per_worker
+    return {"CPU": worker.cpu, **({"GPU": worker.gpu} if worker.gpu else {})}
+
+
+def _ask_for(bundles: list[dict[str, float]]) -> None:
+    """Tell Ray's autoscaler what has to fit, although nothing runs yet."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=bundles)
+
+
+def _on_every_node(action: Callable[..., str | None], *arguments: object, source: str) -> None:
+    """Run something on all machines at once.
+
+    Args:
+        action: returns None, or what is wrong and what to do about it, separated by a line break.
+
+    Raises:
+        ClusterError: what is wrong on the first machine where something is.
+    """
+    task = ray.remote(num_cpus=0, max_retries=1)(action)
+    machines = nodes()
+    references = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(machine.node_id, soft=False)).remote(*arguments)
+        for machine in machines
+    ]
+    for machine, reference in zip(machines, references, strict=True):
+        try:
+            problem = ray.get(reference, timeout=_TRY_TIMEOUT_S)
+        except RuntimeEnvSetupError as error:
+            raise _unshippable(error, source, machine.host) from None
+        except RayTaskError as error:
+            problem = (
+                f"a process there cannot load this project: {_reason(error.cause)}\n"
+                "install the same version of it there, or ship it with runtime_env.py_modules"
+            )
+        except (RayError, GetTimeoutError) as error:
+            problem = f"no process can be started there: {_reason(error)}\nlook at `ray status` and the Ray logs"
+        if problem:
+            what, _, fix = problem.partition("\n")
+            raise ClusterError(
+                f"machine {machine.host}: {what}", where=source, allowed="machines that are set up alike", fix=fix
+            )
+
+
+def _try_node() -> str | None:
+    """Importing it is the test: this function is sent by its name."""
+    return None
+
+
+def _see(mark: str) -> str | None:
+    path = Path(mark)
+    # A network file system may show a new file some seconds late.
+    for _ in range(20):
+        if path.parent.is_dir() and path in path.parent.iterdir():
+            break
+        time.sleep(0.5)
+    else:
+        return (
+            f"the folder {path.parent} is another one there, or none\nname a folder that all machines share, or a URI"
+        )
+    if os.access(path.parent, os.W_OK):
+        return None
+    return f"the folder {path.parent} cannot be written there\ncheck its permissions"
+
+
+def _unshippable(error: Exception, source: str, host: str | None = None) -> ClusterError:
+    there = "" if host is None else f" on machine {host}"
+    return ClusterError(
+        f"what runtime_env asks for cannot be made{there}: {_reason(error)}",
+        where=f"{source}: runtime_env",
+        allowed="folders within Ray's limit on their size, and packages that each machine can install",
+        fix="keep results, sites and data out with excludes, and check the names of packages. In a RayJob each key and "
+        "variable stands either here or in its runtimeEnvYAML",
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """What an error says, in a line: the first, or below a traceback or what pip printed the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    last = isinstance(error, RuntimeEnvSetupError) or any(line.startswith("Traceback") for line in lines)
+    text = re.sub(r"^\w*(Error|ERROR): ", "", lines[-1 if last else 0])
+    return text.partition(" For more information")[0][:400]

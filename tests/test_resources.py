@@ -64,7 +64,7 @@ def test_a_folder_of_the_same_name_hides_nothing(elsewhere: Path) -> None:
 def test_an_unknown_name_lists_what_ships(elsewhere: Path, name: str) -> None:
     with pytest.raises(SpecError, match="did you mean 'local'") as caught:
         find_cluster(name)
-    assert "gpu, local" in str(caught.value.allowed)
+    assert "gpu, kuberay, local" in str(caught.value.allowed)
 
 
 @pytest.mark.parametrize("path", ["/no/such/folder/local.yaml", "mine/local.yaml", "", ".."])
