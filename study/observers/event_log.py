@@ -1,0 +1,174 @@
+"""What happened in a study, one JSON object per line: for scripts, log collectors, and the question of last night.
+
+The format is documented in docs/observability.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from study.observers.base import Observer
+from study.observers.record import key_paths
+from study.search import StudyQueue
+from study.selection import config_value
+from study.spec.expand import Cell
+from study.spec.trial import Trial, canonical_json
+from study.store import Damaged, TrialTables
+
+__all__ = ["EventLog", "read_events"]
+
+
+class EventLog(Observer):
+    """Appends to a file of JSON lines. The file is opened for each line: it may be moved away at any time.
+
+    Args:
+        path: the file; lines of earlier runs stay.
+        progress_every_s: a trial's epochs are logged at most this often.
+
+    Raises:
+        OSError: (from every method) the file cannot be written.
+    """
+
+    name = "the event log"
+
+    def __init__(self, path: Path, progress_every_s: float = 10.0) -> None:
+        self.path, self._progress_every_s = path, progress_every_s
+        self._varying: list[str] = []
+        self._told_at: dict[str, float] = {}  # running trials only
+        self._states: Counter[str] = Counter()
+        self._began = time.monotonic()
+
+    def run_started(self, queue: StudyQueue, cells: list[Cell], slots: int) -> None:
+        """Trials are about to run."""
+        self._began = time.monotonic()
+        self._varying = _varying(cells)
+        progress = queue.progress()
+        self._write(
+            "run_started",
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            cells=len(cells),
+            slots=slots or None,
+            wanted=progress.wanted,
+            stored=progress.stored,
+        )
+
+    def damaged_files(self, damaged: list[Damaged]) -> None:
+        """Result files that cannot be read."""
+        for item in damaged:
+            self._write("damaged_file", file=str(item.path), reason=item.reason)
+
+    def trial_started(self, trial: Trial) -> None:
+        """A trial got a slot."""
+        self._write("trial_started", **self._identity(trial.key, trial.config, trial.seed))
+
+    def trial_progressed(self, trial: Trial, epoch: int, validation_rmse_m: float) -> None:
+        """A trial finished an epoch."""
+        now = time.monotonic()
+        if now - self._told_at.get(trial.key, -math.inf) < self._progress_every_s:
+            return
+        self._told_at[trial.key] = now
+        self._write("trial_progressed", key=trial.key, epoch=epoch, validation_rmse_m=validation_rmse_m)
+
+    def trial_finished(self, tables: TrialTables) -> None:
+        """A trial is in the store."""
+        row = tables.row
+        self._told_at.pop(row["key"], None)
+        self._states[row["state"]] += 1
+        error = (row.get("error") or "").strip().splitlines()
+        self._write(
+            "trial_finished",
+            **self._identity(row["key"], json.loads(row["config"]), row["seed"]),
+            state=row["state"],
+            validation_rmse_m=row.get("validation_rmse_m"),
+            test_rmse_m=row.get("test_rmse_m"),
+            best_epoch=row.get("best_epoch"),
+            epochs=row.get("epochs"),
+            seconds=row.get("trial_seconds"),
+            host=row.get("host"),
+            error=error[-1] if error else None,
+            finished=sum(self._states.values()) - self._states["lost"],
+        )
+
+    def trial_retried(self, trial: Trial, attempt: int, reason: str) -> None:
+        """A trial's process was lost; the trial is handed out again."""
+        self._told_at.pop(trial.key, None)
+        identity = self._identity(trial.key, trial.config, trial.seed)
+        self._write("trial_retried", **identity, attempt=attempt, reason=reason)
+
+    def trial_lost(self, trial: Trial, reason: str) -> None:
+        """A trial's process is gone for good."""
+        self._told_at.pop(trial.key, None)
+        self._states["lost"] += 1
+        self._write("trial_lost", **self._identity(trial.key, trial.config, trial.seed), reason=reason)
+
+    def run_ended(self, stopped: bool) -> None:
+        """The last call."""
+        self._told_at.clear()
+        self._write("run_ended", stopped=stopped, seconds=time.monotonic() - self._began, states=dict(self._states))
+
+    def _identity(self, key: str, config: dict[str, Any], seed: int) -> dict[str, Any]:
+        values = {path: config_value(config, path) for path in self._varying}
+        given = {path: value for path, value in values.items() if value is not None}
+        return {"key": key, "method": config["method"], "seed": seed, "values": given}
+
+    def _write(self, event: str, **fields: Any) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps(_plain({"time": now, "event": event, **fields}), ensure_ascii=False, allow_nan=False)
+        # One unbuffered write: what is on the line is in the file when this returns.
+        with self.path.open("a+b", buffering=0) as file:
+            rest = f"{'' if _ends_its_line(file) else chr(10)}{line}\n".encode()
+            while rest:
+                rest = rest[file.write(rest) :]
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of a log in the order of its lines; lines that a killed run left broken are passed over.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict) and "time" in event and "event" in event:
+                yield event
+
+
+def _ends_its_line(file: Any) -> bool:
+    """Whether a file is empty or ends with a line break: a killed run may have left half a line."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return True
+    file.seek(-1, os.SEEK_END)
+    return bool(file.read(1) == b"\n")
+
+
+def _varying(cells: list[Cell]) -> list[str]:
+    """Key paths whose values differ between trials: the axes (but the method) and what is searched."""
+    seen: dict[str, set[str]] = {}
+    for cell in cells:
+        for path, value in key_paths(cell.config):
+            seen.setdefault(path, set()).add(canonical_json(value))
+    searched = {path for cell in cells if cell.search is not None for path in cell.search.space}
+    return sorted(({path for path, values in seen.items() if len(values) > 1} | searched) - {"method"})
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity and no NaN: they are null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
