@@ -368,7 +368,7 @@ class StudySpec(_Frozen):
             seen: list[str] = []
             for i, value in enumerate(values):
                 problems += _check_value(path, value, (*at, i), fields)
-                text = json.dumps(value, sort_keys=True)
+                text = canonical(value)  # 20 and 20.0 are one value
                 if text in seen:
                     problems.append(InvalidValue("the value occurs twice on this axis", at=(*at, i)))
                 seen.append(text)
@@ -412,6 +412,8 @@ class StudySpec(_Frozen):
         for i, claim in enumerate(self.claims):
             problems += _check_condition(claim.better, ("claims", i, "better"), fields)
             problems += _check_condition(claim.than, ("claims", i, "than"), fields)
+        if len(set(self.references)) < len(self.references):
+            problems.append(InvalidValue("a reference occurs twice", allowed="each of them once", at=("references",)))
         if self.base.method in REFERENCE_NAMES and "method" not in self.axes:
             problems.append(
                 InvalidValue(
