@@ -17,6 +17,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
+from reports.csv_fields import csv_text
+
 __all__ = ["INK", "PAPER", "WIDTH", "Figure", "as_csv", "drawing"]
 
 WIDTH = 7.1
@@ -86,17 +88,6 @@ def _clean_svg(svg: str, name: str) -> str:
     svg = svg.replace("'DejaVu Sans'", "system-ui, -apple-system, 'Segoe UI', sans-serif")
     # A file is read on its own, perhaps in a dark viewer: it brings its paper. The page takes it away again.
     return re.sub(r"(<svg[^>]*>)", rf"\1{PAPER}", svg, count=1)
-
-
-def csv_text(text: str) -> str:
-    """A text for a CSV field: a spreadsheet would run what starts like a formula, so an apostrophe goes before it."""
-    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return text
-    try:
-        float(text)
-    except ValueError:
-        return f"'{text}"
-    return text
 
 
 def as_csv(data: pd.DataFrame) -> str:

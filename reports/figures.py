@@ -38,6 +38,10 @@ _STYLES: Mapping[str, tuple[str, Any, str]] = {
     "MDA": ("#0072b2", (0, (7, 1.8)), "D"),
     "HDA": ("#d55e00", "solid", "o"),
 }
+# For a user's own methods, in the order of the study: none of the above, and to be read on white and on black.
+_MORE_COLOURS = ("#56b4e9", "#b5763f", "#9a7be0", "#9aa81a")
+_MORE_LINES = ((0, (5, 1.2, 1, 1.2, 1, 1.2)), (0, (9, 1.4, 2, 1.4)), (0, (3, 1.2, 3, 2.6)))
+_MORE_MARKERS = ("P", "X", "*", "<", ">", "p", "h")
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,21 @@ class Missing:
 
 def method_colours(methods: Sequence[str]) -> dict[str, str]:
     """Method → colour, for the page to adapt to a dark background."""
-    return {method: _STYLES[method][0] for method in methods}
+    return {method: colour for method, (colour, _, _) in _styles(methods).items()}
+
+
+def _styles(methods: Sequence[str]) -> dict[str, tuple[str, Any, str]]:
+    """Method → colour, line style and marker, the same in every figure of a study."""
+    own = [method for method in methods if method not in _STYLES]
+    more = {
+        method: (
+            _MORE_COLOURS[i % len(_MORE_COLOURS)],
+            _MORE_LINES[i % len(_MORE_LINES)],
+            _MORE_MARKERS[i % len(_MORE_MARKERS)],
+        )
+        for i, method in enumerate(own)
+    }
+    return {method: _STYLES.get(method) or more[method] for method in methods}
 
 
 # ------------------------------------------------------------------------------------------------- the figures
@@ -68,6 +86,7 @@ def cdf(results: Results) -> Figure | Missing:
     if not curves:
         return Missing("cdf", "no errors of test samples are stored (errors/)")
 
+    styles = _styles(results.methods)
     rows: list[tuple[str, str, float, float]] = []
     worst = 0.0
     cut: set[str] = set()
@@ -75,7 +94,7 @@ def cdf(results: Results) -> Figure | Missing:
         canvas, axes = _grid(len(curves), height=2.75 if len(curves) == 1 else 2.1)
         for axis, (name, members) in zip(axes, curves.items(), strict=True):
             for cell, errors, _ in members:
-                colour, line, marker = _STYLES[cell.method]
+                colour, line, marker = styles[cell.method]
                 shares = np.linspace(0.0, 0.99, _CURVE_POINTS)
                 values = np.quantile(errors, shares)
                 axis.plot(values, shares, color=colour, linestyle=line, label=cell.method)
@@ -181,6 +200,7 @@ def learning_curves(results: Results) -> Figure | Missing:
         return Missing("learning_curves", "no epochs are stored (epochs/)")
     learned = any(_variances(table) for members in curves.values() for _, stored in members for _, table in stored)
 
+    styles = _styles(results.methods)
     tables: list[pd.DataFrame] = []
     with drawing() as draw:
         columns = 2 if learned else 1
@@ -195,7 +215,7 @@ def learning_curves(results: Results) -> Figure | Missing:
         for number, (name, members) in enumerate(curves.items()):
             axis = axes[number * columns]
             for cell, stored in members:
-                colour, line, marker = _STYLES[cell.method]
+                colour, line, marker = styles[cell.method]
                 wide = _wide(stored, "validation_rmse_m")
                 _draw_band(axis, wide, colour, line, cell.method)
                 bests = [(trial.number("best_epoch"), trial.number("validation_rmse_m")) for trial, _ in stored]
@@ -211,7 +231,7 @@ def learning_curves(results: Results) -> Figure | Missing:
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             _panel_title(axis, name)
             if learned:
-                _draw_variances(axes[number * columns + 1], members)
+                _draw_variances(axes[number * columns + 1], members, styles)
         _legend(canvas, [axes[number * columns] for number in range(len(curves))])
         svg, png = draw(canvas, "learning_curves")
 
@@ -413,12 +433,16 @@ def _draw_band(axis: Axes, wide: pd.DataFrame, colour: str, line: Any, label: st
         )
 
 
-def _draw_variances(axis: Axes, members: Sequence[tuple[StudyCell, list[tuple[Trial, pd.DataFrame]]]]) -> None:
+def _draw_variances(
+    axis: Axes,
+    members: Sequence[tuple[StudyCell, list[tuple[Trial, pd.DataFrame]]]],
+    styles: Mapping[str, tuple[str, Any, str]],
+) -> None:
     for cell, stored in members:
         learned = [(trial, table) for trial, table in stored if _variances(table)]
         if not learned:
             continue
-        colour, _, _ = _STYLES[cell.method]
+        colour, _, _ = styles[cell.method]
         # Not by colour: both belong to one method.
         for column, label, line in (
             ("log_var_position", "log σ₁², position", "solid"),
@@ -529,7 +553,7 @@ def _left_out(names: Sequence[str]) -> str:
 def _beyond(methods: set[str]) -> str:
     if not methods:
         return ""
-    names = [name for name in METHODS if name in methods]
+    names = [*(name for name in METHODS if name in methods), *sorted(methods - set(METHODS))]
     return (
         f"The axis ends where the trained methods do; {' and '.join(names)} {'runs' if len(names) == 1 else 'run'} on. "
     )

@@ -21,7 +21,6 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from models.settings import METHOD_SETTINGS, REFERENCE_NAMES
 from study.errors import ResultsError
@@ -170,8 +169,8 @@ class Results:
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
-        """The methods of the study in the order of the report."""
-        return tuple(sorted({cell.method for cell in self.cells}, key=METHODS.index))
+        """The methods of the study in the order of the report: a user's own come last."""
+        return tuple(sorted({cell.method for cell in self.cells}, key=_method_order(self.spec).index))
 
     @cached_property
     def axes(self) -> tuple[str, ...]:
@@ -206,28 +205,23 @@ class Results:
 
     def epochs(self, key: str) -> pd.DataFrame | None:
         """The epochs of a trial, ``None`` when they were not stored or cannot be read (then see ``damaged``)."""
-        columns = {"epoch", "validation_rmse_m"}
-        return self._side_table("epochs", key, columns, ["log_var_position", "log_var_condition"])
+        columns = ["epoch", "validation_rmse_m", "log_var_position", "log_var_condition"]
+        return self._frame(self._store.read_epochs(key, columns), columns)
 
     def errors(self, key: str) -> pd.DataFrame | None:
         """The test samples of a trial, ``None`` when they were not stored or cannot be read."""
-        return self._side_table("errors", key, {"error_m"}, [])
+        return self._frame(self._store.read_errors(key, ["error_m"]), ["error_m"])
 
-    def _side_table(self, kind: str, key: str, columns: set[str], optional: list[str]) -> pd.DataFrame | None:
-        path = self.folder / kind / f"{key}.parquet"
-        if not path.is_file():
+    @cached_property
+    def _store(self) -> Store:
+        return Store(self.folder)
+
+    def _frame(self, found: pa.Table | Damaged | None, columns: Sequence[str]) -> pd.DataFrame | None:
+        if isinstance(found, Damaged):
+            if found not in self.damaged:
+                self.damaged.append(found)
             return None
-        try:
-            names = set(pq.read_schema(path).names)
-            if missing := sorted(columns - names):
-                raise ValueError(f"no column {', '.join(missing)}")
-            wanted = [*sorted(columns), *(name for name in optional if name in names)]
-            return pq.read_table(path, columns=wanted).to_pandas()
-        except (OSError, ValueError, pa.ArrowException) as error:
-            entry = Damaged(path, str(error).strip().partition("\n")[0] or type(error).__name__)
-            if entry not in self.damaged:
-                self.damaged.append(entry)
-            return None
+        return None if found is None else found.select(columns).to_pandas()
 
 
 def load_results(folder: str | Path) -> Results:
@@ -347,9 +341,15 @@ def _study_cell(cell: Cell, spec: StudySpec, trials: Mapping[str, Trial], data_h
     )  # fmt: skip
 
 
+def _method_order(spec: StudySpec) -> list[str]:
+    """The names of all methods, a user's own after the project's."""
+    return [*METHODS, *(method.name for method in spec.methods.values())]
+
+
 def _in_order(spec: StudySpec, cells: Iterable[StudyCell]) -> tuple[StudyCell, ...]:
     """By the axes' values in the order of the spec, then by method."""
     ranks = {path: {canonical(value): rank for rank, value in enumerate(values)} for path, values in spec.axes.items()}
+    methods = _method_order(spec)
     default = canonical(None)  # on an axis it stands for the method's own default
 
     def rank(path: str, value: Any) -> int:
@@ -361,7 +361,7 @@ def _in_order(spec: StudySpec, cells: Iterable[StudyCell]) -> tuple[StudyCell, .
             cells,
             key=lambda cell: (
                 [rank(path, value) for path, value in cell.axes.items()],
-                METHODS.index(cell.method),
+                methods.index(cell.method),
             ),
         )
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from reports.comparison import GAMMA, Comparison, compare, interval_of, seconds_of
+from reports.csv_fields import csv_text
 from reports.pages import template
 from reports.results import (
     LAMBDA,
@@ -29,6 +30,7 @@ from reports.results import (
     value_label,
 )
 from reports.statistics import Interval, overlap
+from study.result_files import printable
 from study.selection import config_value
 
 if TYPE_CHECKING:
@@ -149,7 +151,7 @@ def to_csv(table: Table) -> str:
         fields: list[str] = []
         for column, cell in zip(table.columns, row, strict=True):
             text = _field(cell.value) if cell.value is not None or cell is NOT_APPLICABLE else cell.text
-            fields.append(text.replace("\u00a0", " "))
+            fields.append(csv_text(text.replace("\u00a0", " ")))
             if column.spread:
                 fields.extend([_field(cell.low), _field(cell.high), _field(cell.n)])
         writer.writerow(fields)
@@ -379,7 +381,9 @@ def _breaks(cells: Sequence[StudyCell]) -> tuple[int, ...]:
 def _damage_notes(results: Results) -> list[str]:
     notes = []
     if results.damaged:
-        named = "; ".join(f"{item.path.parent.name}/{item.path.name}: {item.reason}" for item in results.damaged[:5])
+        named = "; ".join(
+            f"{printable(f'{item.path.parent.name}/{item.path.name}')}: {item.reason}" for item in results.damaged[:5]
+        )
         more = f"; and {len(results.damaged) - 5} more" if len(results.damaged) > 5 else ""
         notes.append(f"{_plural(len(results.damaged), 'damaged file')} left out ({named}{more}). Run the study again.")
     if results.outside:

@@ -56,19 +56,18 @@ class Comparison:
         )
 
 
-def repeat_trial(key: str, folders: Sequence[Path], on_epoch: Callable[[str], None] = lambda text: None) -> Comparison:
+def repeat_trial(key: str, stores: Sequence[Store], on_epoch: Callable[[str], None] = lambda text: None) -> Comparison:
     """Find a trial by its key in the results folders, and run it again in this process.
 
     Args:
         key: the key or its first digits.
-        folders: results folders of studies; the first that holds the key counts.
+        stores: results of studies; the first that holds the key counts.
         on_epoch: told a line after each epoch.
 
     Raises:
         ResultsError: no such trial, or its site is gone or changed.
         DataError: the site cannot be read.
     """
-    stores = [Store(folder) for folder in folders]
     store = next((item for item in stores if item.keys(key)), stores[0])
     stored = store.find(key)
     described = store.read_site() or {}
@@ -125,7 +124,7 @@ def _site_name(described: dict[str, Any], store: Store) -> str:
     if not isinstance(folder, str) or not isinstance(name, str):
         raise ResultsError(
             "the results folder does not say which site it ran on",
-            where=str(store.folder / "site.json"),
+            where=f"{store.location}/site.json",
             fix="run the study again; finished trials are kept",
         )
     return folder if Path(folder).is_dir() else name

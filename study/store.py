@@ -1,116 +1,79 @@
 """The Parquet store: what is true about a study.
 
 One file per trial in each of ``trials/``, ``epochs/`` and ``errors/``, written whole or not at all: under a temporary
-name, synchronized to disk, renamed. ``trials/`` comes last, so a row there means that the trial is complete. The
-columns are documented in docs/results.md.
+name, synchronized to disk, renamed. ``trials/`` comes last, so a row there means that the trial is complete. `compact`
+merges the files of many trials; a trial's own file always comes before a merged row. The columns are documented in
+docs/results.md.
+
+Where the results live on remote storage, the folder is a mirror of it: whatever is written here is put there before it
+counts.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
-import socket
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
+from study.compaction import Compaction, merge
 from study.errors import ResultsError
+from study.locking import FolderLock, LockTimes, Owner, RemoteLock
+from study.result_files import (
+    EPOCH_SCHEMA,
+    ERROR_SCHEMA,
+    FINISHED_STATES,
+    KINDS,
+    READ_ERRORS,
+    SCHEMAS,
+    STATES,
+    TRIAL_SCHEMA,
+    CompactedFile,
+    Damaged,
+    checked_rows,
+    damage,
+    list_files,
+    new_file,
+    read_plain_file,
+    read_single,
+    sync_folder,
+    unwritable,
+    valid_key,
+    write_single,
+)
 from study.spec.document import Document
 from study.spec.model import StudySpec
 from study.spec.problems import problems_of
 
-__all__ = ["FINISHED_STATES", "STATES", "Damaged", "Store", "StoredTrials", "TrialTables"]
+if TYPE_CHECKING:
+    from study.storage import RemoteFolder
 
-STATES = ("done", "diverged", "failed", "out_of_memory", "pruned")
-# A failed trial is finished too: its failure is a result, and it runs again only when asked for.
-FINISHED_STATES = frozenset(STATES)
+__all__ = [
+    "EPOCH_SCHEMA",
+    "ERROR_SCHEMA",
+    "FINISHED_STATES",
+    "STATES",
+    "TRIAL_SCHEMA",
+    "Compaction",
+    "Damaged",
+    "Owner",
+    "Store",
+    "StoredTrials",
+    "TrialTables",
+]
 
-_TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
-
-TRIAL_SCHEMA = pa.schema(
-    [
-        pa.field("key", _TEXT, nullable=False),
-        pa.field("state", _TEXT, nullable=False),
-        ("error", _TEXT),
-        pa.field("method", _TEXT, nullable=False),
-        pa.field("seed", _INT, nullable=False),
-        ("data_seed", _INT),
-        ("search_seed", _INT),
-        pa.field("config", _TEXT, nullable=False),
-        ("validation_rmse_m", _FLOAT),
-        ("validation_accuracy", _FLOAT),
-        ("best_epoch", _INT),
-        ("epochs", _INT),
-        ("planned_epochs", _INT),
-        ("test_rmse_m", _FLOAT),
-        ("test_mean_error_m", _FLOAT),
-        ("test_median_error_m", _FLOAT),
-        ("test_p90_error_m", _FLOAT),
-        ("test_accuracy", _FLOAT),
-        ("test_recall", pa.list_(_FLOAT)),
-        ("confusion", pa.list_(_INT)),
-        ("classes", pa.list_(_TEXT)),
-        ("test_samples", _INT),
-        ("train_samples", _INT),
-        ("fingerprints", _TEXT),
-        ("parameters", _INT),
-        ("parameters_deployed", _INT),
-        ("macs_paper", _INT),
-        ("flops_batch", _INT),
-        ("macs_per_sample", _INT),
-        ("macs_deployed", _INT),
-        ("train_seconds", _FLOAT),
-        ("trial_seconds", _FLOAT),
-        ("peak_memory_mb", _FLOAT),
-        ("started_at", _TEXT),
-        ("device", _TEXT),
-        ("workers", _INT),
-        ("host", _TEXT),
-        ("torch_version", _TEXT),
-        ("ray_version", _TEXT),
-        ("study_version", _TEXT),
-        ("git_commit", _TEXT),
-        ("spec_hash", _TEXT),
-        ("data_hash", _TEXT),
-    ]
-)
-EPOCH_SCHEMA = pa.schema(
-    [
-        ("key", _TEXT),
-        ("epoch", _INT),
-        ("train_loss", _FLOAT),
-        ("validation_rmse_m", _FLOAT),
-        ("validation_accuracy", _FLOAT),
-        ("learning_rate", _FLOAT),
-        ("seconds", _FLOAT),
-        ("log_var_position", _FLOAT),
-        ("log_var_condition", _FLOAT),
-    ]
-)
-ERROR_SCHEMA = pa.schema(
-    [
-        ("key", _TEXT),
-        ("scene", pa.int32()),
-        ("position", pa.int32()),
-        ("x_m", pa.float32()),
-        ("y_m", pa.float32()),
-        ("x_hat_m", pa.float32()),
-        ("y_hat_m", pa.float32()),
-        ("error_m", pa.float32()),
-        ("condition", pa.int8()),
-        ("condition_hat", pa.int8()),
-    ]
-)
+# Opening a file is waiting and parsing; more threads than this get into each other's way.
+_READERS = 4
+_SHOWN_KEYS = 5
+_MOST_DOCUMENT_BYTES = 4_000_000
+_MOST_DOCUMENT_NODES = 200_000
 
 
 @dataclass(frozen=True)
@@ -128,14 +91,6 @@ class TrialTables:
     errors: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class Damaged:
-    """A file that could not be read as a result."""
-
-    path: Path
-    reason: str
-
-
 @dataclass
 class StoredTrials:
     """The readable rows by key, and the files that were not read."""
@@ -145,10 +100,20 @@ class StoredTrials:
 
 
 class Store:
-    """The results folder of one study."""
+    """The results folder of one study.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: the folder, or the mirror of a remote one.
+        remote: where the results live, when that is not the folder itself.
+        lock_times: how often a lock is renewed, and when it is stale.
+    """
+
+    def __init__(self, folder: Path, remote: RemoteFolder | None = None, lock_times: LockTimes = LockTimes()) -> None:
+        self.folder, self.remote = folder, remote
+        self._lock_times = lock_times
+        self._held: FolderLock | RemoteLock | None = None
+        # Compacted files never change: they are opened once, and known by their identity on disk.
+        self._opened: dict[tuple[Path, int, int, int], CompactedFile] = {}
 
     @property
     def spec_file(self) -> Path:
@@ -160,40 +125,99 @@ class Store:
         """Optuna's journal."""
         return self.folder / "optuna.journal"
 
+    @property
+    def location(self) -> str:
+        """Where the results live, for messages."""
+        return str(self.folder) if self.remote is None else self.remote.shown
+
     def write(self, tables: TrialTables) -> None:
-        """Store a finished trial.
+        """Store a finished trial. The one way in; only the driver that holds the folder calls it.
 
         Raises:
-            ResultsError: the folder cannot be written (permissions, a full disk); nothing half-written remains.
+            ResultsError: the folder cannot be written (permissions, a full disk, a network that is down), or another
+                driver has taken it over; nothing half-written remains.
         """
         key = tables.row["key"]
-        for name, schema, columns in (
-            ("epochs", EPOCH_SCHEMA, tables.epochs),
-            ("errors", ERROR_SCHEMA, tables.errors),
-        ):
-            if columns is not None:
-                length = len(next(iter(columns.values())))
-                full = {item: columns.get(item, [None] * length) for item in schema.names if item != "key"}
-                self._write_table(name, key, pa.table({"key": [key] * length, **full}, schema=schema))
-        row = {item: [tables.row.get(item)] for item in TRIAL_SCHEMA.names}
-        self._write_table("trials", key, pa.table(row, schema=TRIAL_SCHEMA))
+        if not valid_key(key):
+            raise ValueError(f"{key!r} cannot be the key of a trial")
+        if self._held is not None and self._held.lost:
+            raise ResultsError(
+                "another driver has taken the study over, because this one was silent for too long",
+                where=self.location,
+                allowed="one driver for each results folder",
+                fix="leave it to the other one; finished trials are kept",
+            )
+        written, absent = [], []
+        for name, columns in (("epochs", tables.epochs), ("errors", tables.errors)):
+            file, schema = f"{name}/{key}.parquet", SCHEMAS[name]
+            if columns is None:
+                absent.append(file)
+                continue
+            length = len(next(iter(columns.values())))
+            full = {item: columns.get(item, [None] * length) for item in schema.names if item != "key"}
+            write_single(self.folder / file, pa.table({"key": [key] * length, **full}, schema=schema))
+            written.append(file)
+        if self.remote is not None:
+            self.remote.push(written, self.folder)
+        file = f"trials/{key}.parquet"
+        row = pa.table({item: [tables.row.get(item)] for item in TRIAL_SCHEMA.names}, schema=TRIAL_SCHEMA)
+        write_single(self.folder / file, row)
+        if self.remote is not None:
+            try:
+                self.remote.push([file], self.folder)
+            except ResultsError:
+                (self.folder / file).unlink(missing_ok=True)  # it does not count before it is there
+                raise
+        # An earlier attempt may have left epochs that this one, which failed at once, does not have.
+        self._remove([name for name in absent if (self.folder / name).is_file()])
 
     def load(self) -> StoredTrials:
-        """All rows that can be read. A damaged file is listed, and is no result: its trial runs again."""
-        stored = StoredTrials()
-        for path in sorted((self.folder / "trials").glob("*.parquet")):
+        """All rows that can be read. A damaged file is listed, and is no result: its trials run again."""
+        while True:
+            # A compaction may go on beside a reader: its new file comes before what it replaces goes.
+            before = set(list_files(self.folder, "trials").compacted)
+            stored, complete = self._load()
+            if complete and before == set(list_files(self.folder, "trials").compacted):
+                return stored
+
+    def _load(self) -> tuple[StoredTrials, bool]:
+        """Everything once, and whether no listed file had gone before it was read."""
+        listing = list_files(self.folder, "trials")
+        stored, complete = StoredTrials(), True
+        for number in sorted(listing.compacted):
+            path = listing.compacted[number]
             try:
-                row = _read_row(path)
-            except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-                stored.damaged.append(Damaged(path, str(error).splitlines()[0] if str(error) else type(error).__name__))
+                stored.rows |= self._compacted(path, "trials").rows()
+            except FileNotFoundError:
+                complete = False
+            except READ_ERRORS as error:
+                stored.damaged.append(damage(path, error))
+        for path, read in _read_trials(listing.single.values()):
+            row = next(checked_rows(read)) if isinstance(read, pa.Table) else read
+            if isinstance(row, FileNotFoundError):
+                complete = False
+                continue
+            # It is about this key, or says so: an older merged row is no answer to it.
+            stored.rows.pop(path.stem, None)
+            if isinstance(row, Exception):
+                stored.damaged.append(damage(path, row))
+            elif row["key"] != path.stem:
+                stored.damaged.append(Damaged(path, "the file's name is not the key of its row"))
             else:
-                stored.rows[row["key"]] = row
-        return stored
+                stored.rows[path.stem] = row
+        stored.damaged += [Damaged(path, "its name is not the key of a trial") for path in listing.strangers]
+        stored.damaged.sort(key=lambda item: item.path)
+        stored.rows = dict(sorted(stored.rows.items()))
+        return stored, complete
 
     def keys(self, prefix: str = "") -> list[str]:
-        """Keys of all trial files, readable or not, that start with the given text."""
-        files = sorted((self.folder / "trials").glob("*.parquet"))
-        return [path.stem for path in files if path.stem.startswith(prefix)]
+        """Keys of all stored trials, readable or not, that start with the given text."""
+        listing = list_files(self.folder, "trials")
+        found = set(listing.single)
+        for path in listing.compacted.values():
+            with suppress(*READ_ERRORS):
+                found.update(self._compacted(path, "trials").keys())
+        return sorted(key for key in found if key.startswith(prefix))
 
     def find(self, prefix: str) -> dict[str, Any]:
         """The row whose key starts with the given text.
@@ -201,22 +225,142 @@ class Store:
         Raises:
             ResultsError: none or several do, or its file is damaged.
         """
-        found, known = self.keys(prefix), self.keys()
+        known = self.keys()
+        found = [key for key in known if key.startswith(prefix)]
         if len(found) != 1 or not prefix:
             listed = found or known
-            shown = ", ".join(listed[:5]) + (f" … ({len(listed)} in all)" if len(listed) > 5 else "")
+            more = f" … ({len(listed)} in all)" if len(listed) > _SHOWN_KEYS else ""
             raise ResultsError(
                 f"{'no trial has' if not found else f'{len(found)} trials have'} a key that starts with {prefix!r}",
-                where=str(self.folder / "trials"),
-                allowed=shown or "this folder holds no trial yet",
+                where=f"{self.location}/trials",
+                allowed=", ".join(listed[:_SHOWN_KEYS]) + more if listed else "this folder holds no trial yet",
                 fix="copy a key from the report",
             )
         try:
-            return _read_row(self.folder / "trials" / f"{found[0]}.parquet")
-        except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+            return self._row(found[0])
+        except READ_ERRORS as error:
             raise ResultsError(
-                f"the result file is damaged: {error}", where=found[0], fix="run the study again to replace it"
+                f"the result file is damaged: {damage(self.folder, error).reason}",
+                where=found[0],
+                fix="run the study again to replace it",
             ) from None
+
+    def read_epochs(self, key: str, columns: Sequence[str] | None = None) -> pa.Table | Damaged | None:
+        """The epochs of a trial.
+
+        Args:
+            key: the trial's key.
+            columns: what to read of `EPOCH_SCHEMA`; everything by default. The key comes along.
+
+        Returns:
+            The table, columns that the file lacks null; the file, where it cannot be read; None when none is stored.
+        """
+        return self._side("epochs", key, columns)
+
+    def read_errors(self, key: str, columns: Sequence[str] | None = None) -> pa.Table | Damaged | None:
+        """The test samples of a trial; see `read_epochs`."""
+        return self._side("errors", key, columns)
+
+    def compact(self) -> Compaction:
+        """Merge the files of all trials that can be read into one file of each kind.
+
+        Whatever ends it, and when: no trial is lost and none counts twice. See study/compaction.py.
+
+        Raises:
+            ResultsError: a driver holds the folder, or it cannot be written; nothing was removed then.
+        """
+        if self._held is None:
+            with self.locked():
+                return self.compact()
+        return merge(self.folder, _read_trials, self._keep, self._remove)
+
+    def sync(self, *, force: bool = False) -> None:
+        """Put Optuna's journal and the events on remote storage, about every half minute; nothing for a local folder.
+
+        Called by the driver now and then. It does not wait for the network, and what could not be put is put later;
+        with ``force`` it waits.
+
+        Raises:
+            ResultsError: they could not be put; only with ``force``.
+        """
+        if self.remote is not None:
+            self.remote.sync(self.folder, force=force)
+
+    def _keep(self, name: str) -> None:
+        if self.remote is not None:
+            self.remote.push([name], self.folder, verify=True)
+
+    def _remove(self, names: Sequence[str]) -> None:
+        """Remove files, rows of trials before their epochs and errors."""
+        for group in ([n for n in names if n.startswith("trials/")], [n for n in names if not n.startswith("trials/")]):
+            if self.remote is not None:
+                self.remote.remove(group)
+            for name in group:
+                path = self.folder / name
+                try:
+                    path.unlink(missing_ok=True)  # a link goes, and not what it leads to
+                except OSError as error:
+                    raise unwritable(path, error) from None
+            for kind in {name.partition("/")[0] for name in group}:
+                with suppress(OSError):
+                    sync_folder(self.folder / kind)
+
+    def _compacted(self, path: Path, kind: str) -> CompactedFile:
+        found = path.lstat()
+        identity = (path, found.st_ino, found.st_size, found.st_mtime_ns)
+        if identity not in self._opened:
+            self._opened[identity] = CompactedFile(path, kind)
+        return self._opened[identity]
+
+    def _row(self, key: str) -> dict[str, Any]:
+        """The row of a stored key, or one of `READ_ERRORS`."""
+        path = self.folder / "trials" / f"{key}.parquet"
+        generation = self._generation(key)
+        if generation is None:
+            table = read_single(path, "trials")
+        else:
+            table = self._compacted(generation, "trials").rows_of(key)
+        row = next(checked_rows(table), None)
+        if isinstance(row, ValueError):
+            raise row
+        if row is None or row["key"] != key:
+            raise ValueError("the file's name is not the key of its row")
+        return row
+
+    def _generation(self, key: str) -> Path | None:
+        """The compacted trials that a key's row is in; None when it has a file of its own, or is not stored."""
+        path = self.folder / "trials" / f"{key}.parquet"
+        if path.exists() or path.is_symlink():
+            return None
+        listing = list_files(self.folder, "trials")
+        for number in sorted(listing.compacted, reverse=True):
+            with suppress(*READ_ERRORS):
+                if self._compacted(listing.compacted[number], "trials").holds(key):
+                    return listing.compacted[number]
+        return None
+
+    def _side(self, kind: str, key: str, columns: Sequence[str] | None) -> pa.Table | Damaged | None:
+        if not valid_key(key):
+            return None
+        for last in (False, True):
+            # Where the row is, there are its epochs and errors; a compaction may just be moving them.
+            generation = self._generation(key)
+            name = f"{key}.parquet" if generation is None else generation.name
+            path = self.folder / kind / name
+            if self.remote is not None:
+                self.remote.fetch(f"{kind}/{name}", self.folder)
+            try:
+                if generation is None:
+                    if not path.is_symlink() and not path.exists():
+                        if last:
+                            return None
+                        continue
+                    return read_single(path, kind, columns)
+                return self._compacted(path, kind).rows_of(key, columns)
+            except READ_ERRORS as error:
+                if last or not isinstance(error, FileNotFoundError):
+                    return damage(path, error)
+        return None
 
     def read_spec(self) -> dict[str, Any] | None:
         """The resolved spec of the study that this folder belongs to; None for a new folder.
@@ -225,13 +369,18 @@ class Store:
             ResultsError: study.yaml is damaged.
         """
         try:
-            content = yaml.safe_load(self.spec_file.read_text(encoding="utf-8"))
+            text = read_plain_file(self.spec_file, _MOST_DOCUMENT_BYTES).decode()
+            content = yaml.safe_load(text)
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
-            raise _unwritable(self.folder, error) from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise unwritable(self.folder, error) from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise self._bad_spec(f"study.yaml cannot be read: {type(error).__name__}") from None
+        except ValueError as error:
+            raise self._bad_spec(f"study.yaml cannot be read: {error}") from None
+        if _too_large(content):
+            raise self._bad_spec("study.yaml cannot be read: its aliases make it too large")
         if not isinstance(content, dict):
             raise self._bad_spec("study.yaml is not a resolved spec")
         return content
@@ -276,13 +425,13 @@ class Store:
             ResultsError: the folder cannot be written.
         """
         text = yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True)
-        self._write_bytes(self.spec_file, text.encode())
+        self._write_document("study.yaml", text.encode())
 
     def read_site(self) -> dict[str, Any] | None:
         """Name, folder and hash of the site that the study runs on; None when that is not known."""
         try:
-            content = json.loads((self.folder / "site.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = json.loads(read_plain_file(self.folder / "site.json", _MOST_DOCUMENT_BYTES))
+        except (OSError, ValueError, RecursionError):
             return None
         return content if isinstance(content, dict) else None
 
@@ -309,115 +458,84 @@ class Store:
         Raises:
             ResultsError: the folder cannot be written.
         """
-        self._write_bytes(self.folder / "site.json", json.dumps(site, indent=1, ensure_ascii=False).encode())
+        self._write_document("site.json", json.dumps(site, indent=1, ensure_ascii=False).encode())
+
+    def owner(self) -> Owner | None:
+        """The driver that holds the folder now; None when none does.
+
+        Raises:
+            ResultsError: the remote storage cannot be read.
+        """
+        return self._new_lock().owner()
 
     def is_locked(self) -> bool:
         """Whether a driver holds the folder now."""
-        try:
-            with (self.folder / ".lock").open("rb") as handle:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return self.owner() is not None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for one driver.
 
-        The lock is the operating system's: it goes with the process that holds it, however that process ends.
+        A local lock is the operating system's: it goes with the process that holds it, however that process ends.
+        See study/locking.py.
 
         Raises:
             ResultsError: another driver holds it, or the folder cannot be written.
         """
-        path = self.folder / ".lock"
+        lock = self._new_lock()
+        lock.take()
+        self._held = lock
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise _unwritable(self.folder, error) from None
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise _unwritable(path, error) from None
-                handle.seek(0)
-                owner = handle.read().strip() or "another process"
-                raise ResultsError(
-                    f"the study is being run by {owner}",
-                    where=str(self.folder),
-                    allowed="one driver for each results folder",
-                    fix="wait for it, or choose another folder with --results",
-                ) from None
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-            handle.flush()
             self._remove_leftovers()
             yield
+        finally:
+            self._held = None
+            lock.release()
+
+    def _new_lock(self) -> FolderLock | RemoteLock:
+        if self.remote is None:
+            return FolderLock(self.folder, self._lock_times)
+        return RemoteLock(self.remote, self._lock_times)
 
     def _remove_leftovers(self) -> None:
-        # Only the holder of the lock may: no other driver's trial can be writing now.
-        for name in ("trials", "epochs", "errors"):
-            for path in (self.folder / name).glob(".*.tmp"):
+        # Only the holder of the lock may: no other driver can be writing now.
+        for place in (self.folder, *(self.folder / name for name in KINDS)):
+            if place.is_symlink() and place != self.folder:
+                continue
+            for path in place.glob(".*.tmp"):
                 with suppress(OSError):
                     path.unlink()
 
-    def _write_table(self, name: str, key: str, table: pa.Table) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        self._write_bytes(self.folder / name / f"{key}.parquet", sink.getvalue().to_pybytes())
+    def _write_document(self, name: str, content: bytes) -> None:
+        with new_file(self.folder / name) as file:
+            file.write(content)
+        if self.remote is not None:
+            self.remote.push([name], self.folder)
 
-    def _write_bytes(self, path: Path, content: bytes) -> None:
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+def _read_trials(paths: Iterable[Path]) -> Iterator[tuple[Path, pa.Table | Exception]]:
+    """Trials' own files in their order, each as a table of one row, or what reading it raised."""
+
+    def read(path: Path) -> tuple[Path, pa.Table | Exception]:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # the rename itself is on disk only then
-            finally:
-                os.close(folder)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise _unwritable(path, error) from None
+            return path, read_single(path, "trials")
+        except READ_ERRORS as error:
+            return path, error
+
+    with ThreadPoolExecutor(_READERS) as threads:
+        yield from threads.map(read, paths)
 
 
-def _read_row(path: Path) -> dict[str, Any]:
-    """The row of one file, or an error of pyarrow, of the file system, or ValueError."""
-    with path.open("rb") as file:
-        table = pq.read_table(file)
-    if table.schema.remove_metadata() != TRIAL_SCHEMA and set(table.schema.names) != set(TRIAL_SCHEMA.names):
-        raise ValueError("the columns are not those of a trial")
-    rows = table.to_pylist()
-    if len(rows) != 1:
-        raise ValueError(f"{len(rows)} rows instead of one")
-    row: dict[str, Any] = rows[0]
-    if row["key"] != path.stem:
-        raise ValueError("the file's name is not the key of its row")
-    if row["state"] not in FINISHED_STATES:
-        raise ValueError(f"unknown state {row['state']!r}")
-    if not (isinstance(row["method"], str) and isinstance(row["seed"], int) and isinstance(row["config"], str)):
-        raise ValueError("its method, seed or config is missing")
-    if not isinstance(json.loads(row["config"]), dict):
-        raise ValueError("its config is not a mapping")
-    return row
-
-
-def _unwritable(path: Path, error: OSError) -> ResultsError:
-    reason = error.strerror or str(error)
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return ResultsError(
-        f"results cannot be written: {reason}",
-        where=str(path),
-        allowed="a folder that this user can write to, with free space",
-        fix="free some space and run the same command again; finished trials are kept"
-        if full
-        else "choose another folder with --results",
-    )
+def _too_large(content: Any) -> bool:
+    """Whether data from YAML, whose aliases may repeat a part without end, has too many values."""
+    waiting, seen = [content], 0
+    while waiting:
+        item = waiting.pop()
+        seen += 1
+        if seen > _MOST_DOCUMENT_NODES:
+            return True
+        if isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+    return False

@@ -80,7 +80,7 @@ class Store:
     def _row(self, trial: Trial, state: str) -> dict[str, Any]:
         key, method, seed, config = trial.key, trial.method, trial.seed, trial.config
         random = _random(key)
-        level, accuracy, best, parameters, macs = LEVELS[method]
+        level, accuracy, best, parameters, macs = LEVELS.get(method, LEVELS["DCNN"])
         epochs = config["training"]["epochs"] if best is not None else 0
         weight = config["objective"].get("lambda")
         if weight is not None:
