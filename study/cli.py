@@ -6,12 +6,15 @@ message on stderr, nothing started); 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import json
 import signal
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,9 +23,10 @@ import typer
 from rich.console import Console
 
 from study import __version__
-from study.errors import DataError, ResultsError, SpecError, StudyError
+from study.errors import DataError, ResultsError, SpecError, StudyError, nearest
 
 if TYPE_CHECKING:
+    from models.methods import Method
     from study.console import RunDisplay, TraceDisplay
     from study.data.site import Site
     from study.spec.model import StudySpec
@@ -46,13 +50,15 @@ ResultsOption = Annotated[
     Path, typer.Option("--results", help="Folder of all results; the study gets a folder of its name in it.")
 ]
 FolderArgument = Annotated[
-    Path, typer.Argument(help="Results folder of a study, such as results/quickstart (or just its name).")
+    str,
+    typer.Argument(help="Results folder of a study, such as results/quickstart (or just its name), or its URI."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def main() -> None:
     """Run the command line and exit."""
+    _allow_ascii()
     # A polite kill unwinds as Ctrl-C does, so that nothing unfinished stays behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
@@ -104,41 +110,70 @@ def _root(
 def run(
     spec: SpecArgument,
     cluster: Annotated[str, typer.Option(help="Cluster file: a YAML file, or the name of a shipped one.")] = "local",
-    results: ResultsOption = DEFAULT_RESULTS,
+    results: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of all results, or a URI such as s3://bucket/prefix; the study gets a folder of its name in "
+            "it. By default what the cluster file says under storage, and results/ otherwise."
+        ),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Model seeds per cell, instead of the spec's.")] = None,
     retry: Annotated[
-        str, typer.Option(help="Run stored trials of these states again: failed,out_of_memory,diverged.")
+        str, typer.Option(help="Run stored trials of these states again: failed,out_of_memory,diverged,pruned.")
     ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run, by cell; start and write nothing.")
+    ] = False,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="Also log to mlflow, mlflow=URI, tensorboard or tensorboard=DIR; may be given twice."),
+    ] = None,
 ) -> None:
     """Run a study: everything it wants that is not stored yet, then the report."""
     from cluster.loading import load_cluster
-    from study.console import RunDisplay, show_summary
-    from study.resources import find_cluster
-    from study.running import run_study
+    from study.console import RunDisplay, show_plan, show_summary
+    from study.methods import search_path
+    from study.observers import Observers, make_observers
+    from study.resources import find_cluster, find_spec
+    from study.running import plan_run, run_study
+    from study.storage import is_remote, open_results, study_location
 
     retried = _states(retry)
     loaded = _load_spec(spec, seeds)
     cluster_path = find_cluster(cluster)
     machines = load_cluster(cluster_path)
-    folder = results / loaded.study
+    place = results or (str(DEFAULT_RESULTS) if machines.storage == "local" else machines.storage)
+    location = study_location(place, loaded.study)
     console = Console(soft_wrap=True, highlight=False)
+    if dry_run:
+        with open_results(location, parts=("trials",)) as store:
+            show_plan(console, plan_run(loaded, machines, store, retry=retried))
+        return
     began = time.monotonic()
     varying = [*loaded.axes, *(path for search in loaded.search for path in search.space)]
-    with _Interruption() as interruption, RunDisplay(console, dict.fromkeys(varying)) as display:
-        summary = run_study(
-            loaded,
-            machines,
-            folder,
-            display,
-            cluster_source=str(cluster_path),
-            retry=retried,
-            should_stop=lambda: interruption.asked(display),
-        )
-    show_summary(console, summary, time.monotonic() - began)
-    if summary.stopped:
-        console.print(f"stopped; finished trials are in {folder}. To go on, run the same command again.")
-        raise typer.Exit(130)
-    _report(folder, console)
+    with open_results(location, create=True) as store:
+        logs = make_observers(log or [], store.folder, is_mirror=is_remote(location))
+        with _Interruption() as interruption, RunDisplay(console, dict.fromkeys(varying)) as display:
+            summary = run_study(
+                loaded,
+                machines,
+                store,
+                Observers([display, *logs], warn=display.warn),
+                cluster_source=str(cluster_path),
+                retry=retried,
+                search_path=search_path(find_spec(spec)),
+                checkpoints=str(study_location(location, "checkpoints")) if is_remote(location) else None,
+                say=lambda text: console.print(text, markup=False),
+                should_stop=lambda: interruption.asked(display),
+            )
+        show_summary(console, summary, time.monotonic() - began)
+        if summary.stopped:
+            console.print(f"stopped; finished trials are in {store.location}. To go on, run the same command again.")
+            raise typer.Exit(130)
+        _report(store.folder, console)
+        if store.remote is not None:
+            store.remote.push_folder("report", store.folder / "report")
+            console.print(f"report and results: {store.location}")
     bad = summary.progress.finished
     if bad["failed"] or bad["out_of_memory"] or bad["lost"]:
         raise typer.Exit(1)
@@ -152,7 +187,14 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a study from its results."""
-    _report(_results_folder(folder), Console(soft_wrap=True, highlight=False), out)
+    from study.storage import open_results
+
+    console = Console(soft_wrap=True, highlight=False)
+    with open_results(_results_folder(folder)) as store:
+        _report(store.folder, console, out)
+        if store.remote is not None and out is None:
+            store.remote.push_folder("report", store.folder / "report")
+            console.print(f"report and results: {store.location}")
 
 
 @app.command()
@@ -160,8 +202,10 @@ def status(folder: FolderArgument, as_json: JsonOption = False) -> None:
     """How much is stored and wanted, in which state, and whether the study is running."""
     from study.console import show_status
     from study.running import study_status
+    from study.storage import open_results
 
-    found = study_status(_results_folder(folder))
+    with open_results(_results_folder(folder), parts=("trials",)) as store:
+        found = study_status(store)
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
     else:
@@ -169,30 +213,74 @@ def status(folder: FolderArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def compact(folder: FolderArgument) -> None:
+    """Merge the result files of all trials into one file of each kind; refused while the study runs."""
+    from study.console import show_compaction
+    from study.storage import open_results
+
+    with open_results(_results_folder(folder)) as store:
+        store.read_study()  # a folder of something else stays as it is
+        done = store.compact()
+    show_compaction(Console(soft_wrap=True, highlight=False), done)
+
+
+@app.command()
 def validate(
     spec: SpecArgument,
     seeds: Annotated[int | None, typer.Option(min=1, help="Model seeds per cell, instead of the spec's.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show every cell of a large study, too.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Check a spec against its site, and count its cells and trials; nothing is started."""
+    """Check a spec against its site, show its cells and count its trials; nothing is started."""
     from study.console import show_cells, show_splits
     from study.running import delay_windows, prepare, split_sizes
-    from study.spec.expand import expand, size
+    from study.spec.outline import count_trials, outline
 
     loaded = _load_spec(spec, seeds)
     site, table = prepare(loaded)
-    counted = size(loaded)
+    planned = outline(loaded)
+    if as_json:
+        where = {"name": site.name, "positions": site.positions, "scenes": site.scenes}
+        print(json.dumps({"study": loaded.study, "site": where, **planned.as_json()}, indent=1))
+        return
     console = Console(soft_wrap=True, highlight=False)
-    show_cells(console, expand(loaded), loaded.seeds)
-    console.print(
-        f"{loaded.study}: {counted.cells} cells, {counted.trials} trials "
-        f"({counted.search_trials} of them search); site {site.name}, {site.positions} positions × {site.scenes} scenes"
-    )
-    show_splits(console, split_sizes(loaded, table, site.scenes))
-    for subcarriers, bandwidth_mhz, share in delay_windows(loaded, table):
+    head = f"{loaded.study}: {count_trials(planned.cells)}; site {site.name}, "
+    show_cells(console, planned, f"{head}{site.positions} positions × {site.scenes} scenes", every=every)
+    cells = [item.cell for item in planned.cells]
+    show_splits(console, split_sizes(cells, table, site.scenes))
+    for subcarriers, bandwidth_mhz, share in delay_windows(cells, table):
         console.print(
             f"{subcarriers} subcarriers over {bandwidth_mhz:g} MHz see delays up to {subcarriers / bandwidth_mhz:.2f} "
             f"µs: {share:.0%} of the power comes later (system.excess_delay says what becomes of it)"
         )
+
+
+@app.command()
+def schema(
+    of: Annotated[str, typer.Argument(help="spec, cluster or scenario.")] = "spec",
+    out: Annotated[Path | None, typer.Option(help="Write it to this file instead of printing it.")] = None,
+) -> None:
+    """The JSON Schema of study specs, cluster files or scenarios, for completion and checks in editors."""
+    from study.spec.schema import SCHEMA_NAMES, json_schema
+
+    name = next((name for name in SCHEMA_NAMES if name == of), None)
+    if name is None:
+        raise SpecError(
+            f"there is no schema of {of!r}{nearest(of, SCHEMA_NAMES)}",
+            allowed=", ".join(SCHEMA_NAMES),
+            fix="`study schema` without a word prints that of study specs",
+        )
+    found = json_schema(name)
+    if out is None:
+        print(json.dumps(found, indent=1, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf")))
+        return
+    try:
+        out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SpecError(
+            f"the schema cannot be written: {error.strerror or error}", where=str(out), fix="name a file with --out"
+        ) from None
+    print(out)
 
 
 @app.command()
@@ -203,42 +291,70 @@ def methods(
     antennas: Annotated[int, typer.Option(min=1, max=4096, help="Rows of the fingerprint.")] = 64,
     subcarriers: Annotated[int, typer.Option(min=1, max=4096, help="Columns of the fingerprint.")] = 64,
     classes: Annotated[int, typer.Option(min=0, max=3, help="Propagation conditions; Table III counts 2.")] = 2,
+    method: Annotated[
+        str | None, typer.Option(help="Also a class of your own: its import path, package.module:Class.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Parameters, MACs and FLOPs of every method, in the paper's accounting and in the usual one."""
     from study.complexity import method_costs, show_costs
 
-    costs = method_costs(preset, branches, batch, (1, antennas, subcarriers), classes)
+    own = None if method is None else _own_method(method)
+    costs = method_costs(preset, branches, batch, (1, antennas, subcarriers), classes, own)
     if as_json:
         print(json.dumps(costs, indent=1))
     else:
         show_costs(Console(soft_wrap=True, highlight=False), costs)
 
 
+@app.command("check-method")
+def check_method(
+    path: Annotated[str, typer.Argument(help="Import path of the class: package.module:Class.")],
+    preset: Annotated[str, typer.Option(help="Backbone: paper or small.")] = "small",
+    antennas: Annotated[int, typer.Option(min=1, max=4096, help="Rows of the fingerprint.")] = 16,
+    subcarriers: Annotated[int, typer.Option(min=1, max=4096, help="Columns of the fingerprint.")] = 32,
+    classes: Annotated[int, typer.Option(min=2, max=3, help="Propagation conditions.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a method of your own to the laws that the project's methods keep."""
+    from study.method_check import check_user_method, show_check
+
+    found = check_user_method(path, preset, (1, antennas, subcarriers), classes)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1))
+    else:
+        show_check(Console(soft_wrap=True, highlight=False), found)
+    raise typer.Exit(0 if found.kept else 1)
+
+
 @app.command()
 def rerun(
     key: Annotated[str, typer.Argument(help="Trial key from the report, or its first digits.")],
     study: Annotated[
-        Path | None, typer.Option(help="Results folder of the study; otherwise every study in results/ is searched.")
+        str | None,
+        typer.Option(help="Results folder of the study, or its URI; otherwise every study in results/ is searched."),
     ] = None,
     results: ResultsOption = DEFAULT_RESULTS,
 ) -> None:
     """Repeat one trial in this process, without Ray, and compare it with what is stored."""
+    from study.methods import search_path
     from study.repeating import repeat_trial, show_comparison
+    from study.storage import open_results
 
-    if study is not None:
-        folders = [folder for folder in [_results_folder(study)] if (folder / "trials").is_dir()]
-    else:
-        folders = sorted(path.parent for path in results.glob("*/trials"))
-    if not folders:
-        raise ResultsError(
-            "there are no results here",
-            where=str(results if study is None else study),
-            allowed="a folder that holds the folders of studies",
-            fix="name it with --results, or the study's folder with --study",
-        )
+    places = sorted(path.parent for path in results.glob("*/trials")) if study is None else [_results_folder(study)]
     console = Console(soft_wrap=True, highlight=False)
-    comparison = repeat_trial(key, folders, on_epoch=lambda text: console.print(text))
+    sys.path += [folder for folder in search_path() if folder not in sys.path]
+    with ExitStack() as opened:
+        stores = [opened.enter_context(open_results(place, parts=("trials",))) for place in places]
+        stores = [store for store in stores if (store.folder / "trials").is_dir()]
+        if not stores:
+            raise ResultsError(
+                "there are no results here",
+                where=str(results if study is None else study),
+                allowed="a folder that holds the folders of studies",
+                fix="name it with --results, or the study's folder with --study",
+            )
+        comparison = repeat_trial(key, stores, on_epoch=lambda text: console.print(text))
     show_comparison(console, comparison)
     raise typer.Exit(0 if comparison.equal else 1)
 
@@ -363,25 +479,51 @@ def data_import_deepmimo(
 
 
 def _load_spec(name: str, seeds: int | None) -> StudySpec:
+    from study.methods import load_study
     from study.resources import find_spec
-    from study.spec.loading import load_yaml
-    from study.spec.model import StudySpec
 
-    loaded = load_yaml(find_spec(name), StudySpec, kind="study spec")
+    loaded = load_study(find_spec(name))
     return loaded if seeds is None else loaded.model_copy(update={"seeds": seeds})
 
 
-def _results_folder(folder: Path) -> Path:
-    """The folder itself, or the study of that name in the default results folder."""
-    return folder if folder.exists() or not (DEFAULT_RESULTS / folder).exists() else DEFAULT_RESULTS / folder
+def _own_method(path: str) -> type[Method]:
+    from study.methods import describe_method, import_method, search_path
+
+    kind = import_method(path, search_path())
+    describe_method(path, kind)
+    return kind
+
+
+def _allow_ascii() -> None:
+    """Let stdout replace what its encoding does not have: × in an ASCII log is no reason to stop."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.encoding.lower().startswith("utf"):
+        codecs.register_error("study.ascii", _in_ascii)
+        sys.stdout.reconfigure(errors="study.ascii")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    plain = {"×": "x", "…": "...", "–": "-", "−": "-", "µ": "u", "·": "*", "λ": "lambda", "γ": "gamma"}
+    return "".join(plain.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+
+
+def _results_folder(location: str) -> str | Path:
+    """The folder itself, or the study of that name in the default results folder; a URI stays one."""
+    if "://" in location or Path(location).exists() or not (DEFAULT_RESULTS / location).exists():
+        return location
+    return DEFAULT_RESULTS / location
 
 
 def _states(text: str) -> tuple[str, ...]:
-    allowed = ("failed", "out_of_memory", "diverged")
+    from study.running import RETRIED_STATES
+
     states = tuple(part.strip() for part in text.split(",") if part.strip())
-    if wrong := [state for state in states if state not in allowed]:
+    if wrong := [state for state in states if state not in RETRIED_STATES]:
         raise SpecError(
-            f"unknown state {wrong[0]!r}", where="--retry", allowed=", ".join(allowed), fix="separate states by commas"
+            f"unknown state {wrong[0]!r}{nearest(wrong[0], RETRIED_STATES)}",
+            where="--retry",
+            allowed=", ".join(RETRIED_STATES),
+            fix="separate states by commas",
         )
     return states
 

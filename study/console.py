@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
-from models.settings import METHOD_SETTINGS
 from study.data.path_table import CONDITIONS
-from study.running import RunSummary, SplitSize, StudyStatus
+from study.running import RunPlan, RunSummary, SplitSize, StudyStatus
 from study.search import StudyQueue
 from study.spec.expand import Cell, show_value
-from study.spec.trial import Trial
-from study.store import Damaged
+from study.spec.outline import Outline, PlannedCell, count_trials, search_in_words
+from study.spec.trial import Trial, method_settings
+from study.store import Compaction, Damaged, TrialTables
 
 if TYPE_CHECKING:  # Ray is imported by those commands only that start it
     from study.data.deepmimo import ImportProgress
@@ -32,7 +34,9 @@ __all__ = [
     "describe_trial",
     "duration",
     "show_cells",
+    "show_compaction",
     "show_importing",
+    "show_plan",
     "show_splits",
     "show_status",
     "show_summary",
@@ -41,6 +45,10 @@ __all__ = [
 
 
 _MOST_SPLITS = 6
+_MOST_CELLS = 12
+# More cells fill several screens; so do more values of one axis.
+_MOST_CELLS = 60
+_MOST_VALUES = 20
 
 
 def duration(seconds: float) -> str:
@@ -55,14 +63,15 @@ def duration(seconds: float) -> str:
 
 def describe_trial(config: dict[str, Any], seed: int, varying: Iterable[str]) -> str:
     """``MDA λ=0.3 paths=10 seed 0``: the method, the settings that vary in the study, and the seed."""
-    parts = [str(config["method"])]
+    settings = method_settings(config)
+    parts = [settings.name]
     for path in varying:
         value: Any = config
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         if value is not None and path != "method":
             parts.append(f"{_short(path)}={_value(value)}")
-    if METHOD_SETTINGS[str(config["method"])].trained:
+    if settings.trained:
         parts.append(f"seed {seed}")
     return " ".join(parts)
 
@@ -118,7 +127,7 @@ class RunDisplay:
         """Result files that cannot be read."""
         for item in damaged:
             self.console.print(
-                f"damaged file, not read; what it held is made again: {item.path} ({item.reason})",
+                f"damaged file, not read; what it held is made again: {item}",
                 style="yellow",
                 highlight=False,
             )
@@ -134,14 +143,17 @@ class RunDisplay:
         self._running[trial.key] = (trial, f"epoch {epoch}/{epochs}, validation RMSE {validation_rmse_m:.2f} m")
         self.tick()
 
-    def trial_finished(self, row: dict[str, Any]) -> None:
+    def trial_finished(self, tables: TrialTables) -> None:
         """A trial is in the store."""
+        row = tables.row
         trial, _ = self._running.pop(row["key"], (None, ""))
         self._busy_s += row.get("trial_seconds") or 0.0
-        config = trial.config if trial is not None else {"method": row["method"]}
+        config = trial.config if trial is not None else json.loads(row["config"])
         name = describe_trial(config, row["seed"], self._varying)
         line = Text(f"{self._count()}  {name}: ")
-        if row["state"] == "done":
+        if row["state"] == "pruned":
+            line.append(f"stopped early at epoch {row['epochs']} of {row['planned_epochs']}", style="dim")
+        elif row["state"] == "done":
             line.append(f"test RMSE {row['test_rmse_m']:.2f} m")
             if row.get("test_accuracy") is not None:
                 line.append(f", accuracy {row['test_accuracy']:.3f}")
@@ -160,11 +172,27 @@ class RunDisplay:
             )
         self.tick()
 
-    def trial_lost(self, trial: Trial) -> None:
+    def trial_retried(self, trial: Trial, attempt: int, reason: str) -> None:
+        """A trial's process was lost; the trial is handed out again."""
+        self._running.pop(trial.key, None)
+        name = describe_trial(trial.config, trial.seed, self._varying)
+        self.console.print(Text(f"{self._count()}  {name}: starts again ({reason})", style="yellow"))
+
+    def trial_lost(self, trial: Trial, reason: str) -> None:
         """A trial's process is gone for good."""
         self._running.pop(trial.key, None)
         name = describe_trial(trial.config, trial.seed, self._varying)
-        self.console.print(Text(f"{self._count()}  {name}: lost with its process", style="bold red"))
+        self.console.print(Text(f"{self._count()}  {name}: lost with its process ({reason})", style="bold red"))
+
+    def run_ended(self, stopped: bool) -> None:
+        """The last call."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def warn(self, text: str) -> None:
+        """Something that the user should know, and that ends nothing."""
+        self.console.print(Text(text, style="yellow"))
 
     def tick(self) -> None:
         """Redraw."""
@@ -183,7 +211,7 @@ class RunDisplay:
             return Group()
         progress = self._queue.progress()
         done = progress.stored + sum(progress.finished.values())
-        failed = sum(count for state, count in progress.finished.items() if state != "done")
+        failed = sum(count for state, count in progress.finished.items() if state not in ("done", "pruned"))
         head = f"{done} of {progress.wanted} trials done · {len(self._running)} running · {failed} failed"
         best = self._queue.best()
         if best is not None:
@@ -223,35 +251,138 @@ def show_summary(console: Console, summary: RunSummary, seconds: float) -> None:
         console.print("lost trials are not stored; the same command runs them again")
 
 
+def show_plan(console: Console, plan: RunPlan) -> None:
+    """What a run would do, by cell."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("cell", "wanted", "stored", "to run"):
+        table.add_column(title, justify="left" if title == "cell" else "right")
+    for cell in plan.cells:
+        table.add_row(Text(cell.label), str(cell.wanted), str(cell.stored), str(cell.wanted - cell.stored))
+    show_table(console, table)
+    console.print(f"{plan.to_run} trials would run, {plan.stored} of {plan.wanted} are stored; nothing was started")
+    if plan.retried:
+        console.print(f"{plan.retried} of them are stored, and run again because of --retry")
+    if plan.outside:
+        console.print(f"{plan.outside} more stored trials are not what this spec asks for")
+    _show_damaged(console, plan.damaged)
+
+
 def show_status(console: Console, status: StudyStatus) -> None:
     """The state of a results folder."""
     stored = sum(status.states.values())
-    console.print(f"study {status.study} in {status.folder}: {'running' if status.running else 'not running'}")
+    who = "not running" if status.owner is None else f"being run by {status.owner}"
+    console.print(f"study {status.study} in {status.location}: {who}")
     console.print(f"{stored} of {status.wanted} trials stored")
     for state, count in sorted(status.states.items()):
         console.print(f"  {state.replace('_', ' ')}: {count}")
+    missing = [cell for cell in status.cells if cell.stored < cell.wanted]
+    if missing:
+        console.print("not complete:")
+    for cell in missing[:_MOST_CELLS]:
+        console.print(Text(f"  {cell.label}: {cell.stored} of {cell.wanted}"))
+    if len(missing) > _MOST_CELLS:
+        console.print(f"  … and {len(missing) - _MOST_CELLS} more cells")
     if status.best is not None:
         console.print(f"best: {status.best[1]:.2f} m validation RMSE ({status.best[0]})")
-    for item in status.damaged:
-        console.print(f"damaged, will run again: {item.path} ({item.reason})", style="yellow", highlight=False)
+    _show_damaged(console, status.damaged)
 
 
-def show_cells(console: Console, cells: list[Cell], seeds: int) -> None:
-    """Cells and their trials."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("cell")
-    table.add_column("trials", justify="right")
-    table.add_column("search")
+def show_compaction(console: Console, done: Compaction) -> None:
+    """What a compaction did."""
+    if done.trials:
+        console.print(
+            f"{done.trials} trials in one file of each kind; {done.files_before} files are {done.files_after}"
+        )
+    else:
+        console.print("nothing to merge")
+    for item in done.damaged:
+        console.print(Text(f"damaged, left as it is: {item}", style="yellow"))
+
+
+def _show_damaged(console: Console, damaged: Iterable[Damaged]) -> None:
+    for item in damaged:
+        line = Text(f"damaged, will run again: {item}", style="yellow")
+        console.print(line)
+
+
+def show_cells(console: Console, planned: Outline, head: str, *, every: bool = False) -> None:
+    """A study as a tree: the values of the axes, within them the methods with their seeds or search.
+
+    Args:
+        console: where to print.
+        planned: the cells.
+        head: what stands at the root.
+        every: show each cell also of a large study, which is otherwise counted by the values of its axes.
+    """
+    tree = Tree(Text(head))
+    if planned.excluded:
+        tree.add(f"{planned.excluded:,} more combination{'s are' if planned.excluded > 1 else ' is'} excluded")
+    folded = len(planned.cells) > _MOST_CELLS and not every
+    if folded:
+        _add_values(tree, planned)
+    else:
+        _add_cells(tree, planned.cells, planned.axes)
+    searches: dict[str, list[PlannedCell]] = {}
+    for cell in planned.cells:
+        if cell.cell.search is not None:
+            searches.setdefault("\n".join(search_in_words(cell.cell.search, planned.seeds)), []).append(cell)
+    for words, cells in searches.items():
+        first, *rest = words.splitlines()
+        branch = tree.add(Text(f"search in {len(cells):,} cell{'s' if len(cells) > 1 else ''}: {first}"))
+        for line in rest:
+            branch.add(Text(line))
+    console.print(_Uncut(tree))
+    if folded:
+        console.print(f"{len(planned.cells):,} cells are too many to show here; --all shows each")
+
+
+class _Uncut:
+    """A tree with all of its lines, however long: rich cuts them at the terminal's width, and a pipe's is 80."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.update(max_width=10_000)
+        yield from console.render(self._tree, wide.update(width=Measurement.get(console, wide, self._tree).maximum))
+
+
+def _add_values(tree: Tree, planned: Outline) -> None:
+    """For each axis its values, and how many cells and trials have them."""
+    for axis in planned.axes:
+        groups = _by_value(planned.cells, axis)
+        branch = tree.add(Text(f"{axis}: {len(groups)} value{'s' if len(groups) > 1 else ''}"))
+        for value, cells in list(groups.items())[:_MOST_VALUES]:
+            branch.add(Text(f"{value}: {count_trials(cells)}"))
+        if len(groups) > _MOST_VALUES:
+            branch.add(f"… and {len(groups) - _MOST_VALUES} more")
+
+
+def _add_cells(branch: Tree, cells: Sequence[PlannedCell], axes: Sequence[str]) -> None:
+    """Branches for the values of the first axis, and within them those of the others."""
+    axis, *others = axes
+    for value, group in _by_value(cells, axis).items():
+        if others:
+            _add_cells(branch.add(Text(f"{axis} = {value}: {count_trials(group)}")), group, others)
+            continue
+        for planned in group:
+            search = planned.cell.search
+            words = f"{planned.trials:,} trial{'s' if planned.trials > 1 else ''}"
+            if planned.same_as is not None:
+                words = f"the trials of {planned.same_as}"
+            elif search is not None:
+                words += f", {search.sampler} over {', '.join(search.space)}"
+            elif planned.trials > 1:
+                words += f", seeds 0 … {planned.trials - 1}"
+            branch.add(Text(f"{value}: {words}"))
+
+
+def _by_value(cells: Iterable[PlannedCell], axis: str) -> dict[str, list[PlannedCell]]:
+    groups: dict[str, list[PlannedCell]] = {}
     for cell in cells:
-        if cell.search is None:
-            table.add_row(Text(cell.label), str(seeds if cell.trained else 1), "")
-        else:
-            search = cell.search
-            repeats = max(0, seeds - search.seeds)
-            space = ", ".join(search.space)
-            what = f"{search.points()} candidates ({search.sampler}) over {space}; winner on {seeds} seeds"
-            table.add_row(Text(cell.label), str(search.points() * search.seeds + repeats), Text(what))
-    show_table(console, table)
+        value = cell.cell.method if axis == "method" else show_value(cell.values[axis])
+        groups.setdefault(value, []).append(cell)
+    return groups
 
 
 def show_splits(console: Console, splits: list[SplitSize]) -> None:

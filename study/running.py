@@ -122,10 +122,10 @@ class SplitSize:
     parts: dict[str, tuple[int, int, tuple[int, ...]]]
 
 
-def split_sizes(spec: StudySpec, table: PathTable, scenes: int) -> list[SplitSize]:
+def split_sizes(cells: Iterable[Cell], table: PathTable, scenes: int) -> list[SplitSize]:
     """Sizes of the splits of a study, in the order of its cells."""
     sizes: dict[Split, SplitSize] = {}
-    for cell in expand(spec):
+    for cell in cells:
         for config in cell.configurations():
             if config.split in sizes:
                 continue
@@ -139,12 +139,10 @@ def split_sizes(spec: StudySpec, table: PathTable, scenes: int) -> list[SplitSiz
     return list(sizes.values())
 
 
-def delay_windows(spec: StudySpec, table: PathTable) -> list[tuple[int, float, float]]:
+def delay_windows(cells: Iterable[Cell], table: PathTable) -> list[tuple[int, float, float]]:
     """(subcarriers, bandwidth in MHz, mean share of power beyond the delay window) of each system of a study."""
     systems = dict.fromkeys(
-        (config.system.subcarriers, config.system.bandwidth_mhz)
-        for cell in expand(spec)
-        for config in cell.configurations()
+        (config.system.subcarriers, config.system.bandwidth_mhz) for cell in cells for config in cell.configurations()
     )
     return [(n, mhz, float(power_beyond_window(table, n, mhz * 1e6).mean())) for n, mhz in systems]
 
@@ -159,6 +157,7 @@ def run_study(
     retry: Collection[str] = (),
     search_path: Sequence[str] = (),
     checkpoints: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> RunSummary:
     """Run what the spec wants and the store does not hold yet.
@@ -172,6 +171,7 @@ def run_study(
         retry: states whose stored trials run again, of `RETRIED_STATES`.
         search_path: folders in which trial processes look for a user's own methods.
         checkpoints: folder or URI for the checkpoints of Ray Train trials; in the store's folder by default.
+        say: told what the user may want to know of the cluster: machines that are waited for, the dashboard's address.
         should_stop: asked often; True ends the run cleanly.
 
     Raises:
@@ -220,6 +220,7 @@ def run_study(
                 search_path=search_path,
                 source=cluster_source,
                 on_connected=(lambda at_once: None) if here else started,
+                say=say,
             )
         finally:
             observer.run_ended(stopped)

@@ -18,7 +18,6 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from models.settings import METHOD_SETTINGS
 from study.selection import canonical, select_winner
 from study.spec.expand import Cell, distinct, expand
 from study.spec.model import EarlyStopping, FloatDomain, GridDomain, IntDomain, Search, Select, StudySpec
@@ -209,7 +208,7 @@ class _FixedCell:
     def __init__(self, cell: Cell, seeds: int, data_hash: str) -> None:
         self.cell = cell
         # The longest first: what runs last should not leave the other slots idle for long.
-        settings = METHOD_SETTINGS[cell.method]
+        settings = cell.settings
         self.rank = 4 - settings.trained - settings.adapts
         self._trials = {trial.key: trial for trial in cell.trials(seeds, data_hash)}
         self._lost: set[str] = set()

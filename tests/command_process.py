@@ -56,8 +56,9 @@ class CommandProcess:
                 continue
             try:
                 status = (folder / "stat").read_text()
-                session = int(status[status.rindex(")") + 2 :].split()[3])
-                if session == self.process.pid and int(folder.name) != self.process.pid:
+                state, _, _, session = status[status.rindex(")") + 2 :].split()[:4]
+                # One that has ended, and that nobody has asked how, is no process any more.
+                if int(session) == self.process.pid != int(folder.name) and state != "Z":
                     found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
             except OSError:
                 continue

@@ -29,7 +29,10 @@ COMMANDS = {
     "report": ["report"],
     "status": ["status"],
     "validate": ["validate"],
+    "schema": ["schema"],
     "methods": ["methods"],
+    "check-method": ["check-method"],
+    "compact": ["compact"],
     "rerun": ["rerun"],
     "init": ["init"],
     "data list": ["data", "list"],
@@ -274,11 +277,38 @@ def test_a_lost_site_file_is_asked_for_and_written_anew_by_the_next_run(
     assert cli("status", folder).code == 0
 
 
+def test_compact_merges_files_and_is_refused_while_a_driver_runs(
+    cli: Cli, write_spec: WriteSpec, tmp_path: Path
+) -> None:
+    from study.spec.loading import load_yaml
+    from study.spec.model import StudySpec
+
+    folder = tmp_path / "small"
+    store = Store(folder)
+    _refused(cli("compact", folder), "no study.yaml")
+    spec = load_yaml(write_spec(), StudySpec, kind="study spec")
+    store.write_spec(spec.model_dump(mode="json", by_alias=True))
+    for number in range(3):
+        row = {"key": f"{number:016x}", "state": "failed", "method": "DCNN", "seed": 0, "config": "{}"}
+        store.write(TrialTables(row))
+    rows = store.load().rows
+    with store.locked():
+        _refused(cli("compact", folder), f"process {os.getpid()}")
+    result = cli("compact", folder)
+    assert result.code == 0
+    assert "3 trials in one file of each kind; 3 files are 3" in result.out
+    assert Store(folder).load().rows == rows
+    assert "nothing to merge" in cli("compact", folder).out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["status", "{tmp}/none"], ["no study", "study.yaml"]),
         (["report", "{tmp}/none"], ["none"]),
+        (["compact", "{tmp}/none"], ["no study.yaml"]),
+        (["status", "ftp://host/study"], ["scheme 'ftp'", "s3"]),
+        (["report", "s3:///study"], ["no bucket"]),
         (["rerun", "abc", "--results", "{tmp}/none"], ["no results", "--results"]),
         (["rerun", "abc", "--study", "{tmp}/none"], ["no results", "{tmp}/none"]),
         (["validate", "/dev/zero"], ["too large"]),
@@ -368,3 +398,100 @@ def test_validate_shows_what_each_split_takes_and_what_it_lacks(cli: Cli, write_
     assert "test: 2 scenes × 32 positions:" in shown.out
     assert "training: 3 scenes × 24 positions:" in shown.out
     assert "warning: no SNLOS in training; no DNLOS in test; no SNLOS in test" in shown.out
+
+
+def test_validate_shows_cells_as_a_tree_of_the_axes(cli: Cli, write_spec: WriteSpec) -> None:
+    axes = {"system.paths": [10, {"uniform": [10, 25]}], "method": ["DCNN", "MDA"], "objective.gamma": [1, 2]}
+    spec = write_spec(axes=axes, exclude=[{"method": "DCNN", "system.paths": 10}])
+    lines = [line.rstrip() for line in cli("validate", spec).out.splitlines()]
+    head = "small: 14 cells, 22 trials (12 of them search); site canyon_small, 160 positions × 120 scenes"
+    assert lines[:12] == [
+        head,
+        "├── 2 more combinations are excluded",
+        "├── objective.gamma = 1: 7 cells, 14 trials (6 of them search)",
+        "│   ├── system.paths = 10: 3 cells, 6 trials (3 of them search)",
+        "│   │   ├── MEAN: 1 trial",
+        "│   │   ├── KNN: 1 trial",
+        "│   │   └── MDA: 4 trials, grid over objective.lambda",
+        "│   └── system.paths = 10–25: 4 cells, 8 trials (3 of them search)",
+        "│       ├── MEAN: 1 trial",
+        "│       ├── KNN: 1 trial",
+        "│       ├── DCNN: 2 trials, seeds 0 … 1",
+        "│       └── MDA: 4 trials, grid over objective.lambda",
+    ]
+    assert "│       ├── DCNN: the trials of DCNN gamma=1 paths=10–25" in lines
+    assert "└── search in 4 cells: grid: 3 candidates × 1 seed, then the winner on 1 more" in lines
+    assert "    └── objective.lambda: 0.2 … 0.8 in steps of 0.3" in lines
+
+
+def test_validate_gives_the_same_as_data(cli: Cli, write_spec: WriteSpec) -> None:
+    from study.spec.expand import size
+    from study.spec.loading import load_yaml
+    from study.spec.model import StudySpec
+
+    stopping = {"rule": "median", "grace_epochs": 1}
+    search = {
+        "when": {"method": "MDA"},
+        "space": {"objective.lambda": {"float": [0.1, 0.9]}},
+        "sampler": "tpe",
+        "trials": 5,
+        "early_stopping": stopping,
+    }
+    spec = write_spec(axes={"method": ["DCNN", "MDA"], "objective.gamma": [1, 2]}, search=[search])
+    told = json.loads(cli("validate", spec, "--json").out)
+    counted = size(load_yaml(spec, StudySpec, kind="study spec"))
+    assert (len(told["cells"]), told["trials"], told["search_trials"]) == (
+        counted.cells,
+        counted.trials,
+        counted.search_trials,
+    )
+    assert sum(cell["trials"] for cell in told["cells"]) == told["trials"]
+    searched = next(cell for cell in told["cells"] if cell["search"])
+    assert searched["values"] == {"objective.gamma": 1, "method": "MDA"}
+    assert searched["configuration"]["objective"]["gamma"] == 1
+    assert searched["search"]["candidates"] == 5
+    assert searched["search"]["early_stopping"]["rule"] == "median"
+    assert searched["search"]["winner_repeats"] == 1
+    assert [cell["same_trials_as"] for cell in told["cells"] if cell["label"].startswith("DCNN")] == [
+        None,
+        "DCNN gamma=1",
+    ]
+    assert "early stopping: median after 1 epoch" in cli("validate", spec).out
+
+
+def test_validate_folds_a_large_study(cli: Cli, write_spec: WriteSpec) -> None:
+    spec = write_spec(axes={"method": ["DCNN", "MDA"], "training.epochs": list(range(1, 31))}, search=[])
+    folded = cli("validate", spec).out
+    assert "method: 4 values" in folded
+    assert "DCNN: 30 cells, 60 trials" in folded
+    assert "… and 10 more" in folded
+    assert "120 cells are too many to show here; --all shows each" in folded
+    everything = cli("validate", spec, "--all").out
+    assert everything.count("seeds 0 … 1") == 60
+    assert "--all" not in everything
+
+
+def test_validate_writes_to_a_terminal_that_knows_ascii_only(write_spec: WriteSpec) -> None:
+    spec = write_spec(axes={"method": ["DCNN"], "system.paths": [{"uniform": [10, 25]}]}, search=[])
+    done = subprocess.run(
+        [sys.executable, "-m", "study", "validate", str(spec)],
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done
+    shown = done.stdout.decode("ascii")
+    assert "`-- system.paths = 10-25: 3 cells, 4 trials" in shown
+    assert "DCNN: 2 trials, seeds 0 ... 1" in shown
+
+
+def test_schema_is_printed_or_written(cli: Cli, tmp_path: Path) -> None:
+    printed = json.loads(cli("schema").out)
+    assert printed["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert printed["title"] == "Study spec"
+    for name in ("spec", "cluster", "scenario"):
+        path = tmp_path / f"{name}.json"
+        assert cli("schema", name, "--out", path).code == 0
+        assert json.loads(path.read_text(encoding="utf-8"))["$id"] == f"urn:study:schema:{name}"
+    _refused(cli("schema", "clustr"), "clustr", "did you mean 'cluster'")
+    _refused(cli("schema", "--out", tmp_path / "none" / "x.json"), "cannot be written", "--out")

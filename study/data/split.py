@@ -43,8 +43,8 @@ class HeldOut(_Settings):
     """Positions that no labelled training sample has (``positions: held_out``).
 
     Attributes:
-        validation, test: the least share of the positions that is held out for it, or areas [[x0, x1, y0, y1], …] in
-            metres.
+        validation, test: the least share of the positions that is held out for it (whole blocks are taken), or areas
+            [[x0, x1, y0, y1], …] in metres, which must not overlap.
         block_m: shares are drawn in square blocks of this edge, because neighbouring positions have nearly the same
             channel.
         seed: seed of the drawn blocks.
@@ -75,16 +75,18 @@ class Split(_Settings):
     """The data protocol (Section V-A, and what goes beyond it).
 
     Attributes:
-        train_scenes, validation_scenes, test_scenes: numbers of scenes.
+        train_scenes, validation_scenes, test_scenes: number of scenes; with ``order: blocks`` a multiple of
+            ``block_scenes``.
         order: how scenes are handed out, in this order of the parts: in ``time`` order from the first scene on, or in
             shuffled ``blocks`` of consecutive scenes.
-        block_scenes: scenes per block (5 by default); read with ``order: blocks`` alone.
+        block_scenes: scenes per block; read with ``order: blocks`` alone.
         block_seed: seed of the blocks' order; read with ``order: blocks`` alone.
         labelled_scenes: how many of the training scenes have labels (the first ones in the order above, so that more
             scenes contain fewer), or ``all``. The others are not used.
         target: scenes whose unlabelled samples are the target domain: ``test`` (transductive, as in the paper) or
-            ``validation`` (the test scenes stay unseen).
-        positions: ``shared`` (the same in all parts, as in the paper) or ``held_out`` (see `HeldOut`).
+            ``validation`` (the test scenes stay unseen). Methods that do not adapt do not read it.
+        positions: ``shared`` (the same in all parts, as in the paper) or ``held_out`` (validation and test have
+            positions of their own, as the keys of ``held_out`` say).
         held_out: read with ``positions: held_out`` alone.
         area: [x0, x1, y0, y1] in metres, or ``all``; positions outside are not used at all.
         data_seed: seed of what is drawn per channel realization (the number of paths); the same for all trials, so

@@ -26,7 +26,11 @@ ExcessDelay = Literal["wrap", "drop"]
 
 
 class UniformPaths(BaseModel):
-    """A number of paths drawn anew for each channel realization, P ~ U{low … high} (Section V-B)."""
+    """A number of paths drawn anew for each channel realization, P ~ U{low … high} (Section V-B).
+
+    Attributes:
+        uniform: [low, high], both included.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,14 +48,15 @@ class SystemConfiguration(BaseModel):
     """One communication system (Table I); the carrier is the site's.
 
     Attributes:
-        bandwidth_mhz: bandwidth in MHz.
-        subcarriers: number of subcarriers N; delays are seen modulo N / bandwidth.
+        bandwidth_mhz: bandwidth B in MHz.
+        subcarriers: number of subcarriers N; delays are seen modulo N / B.
         antennas: (My, Mz) of the base station's half-wavelength planar array.
-        paths: how many of the strongest paths the channel has, fixed or drawn per channel realization.
+        paths: how many of the strongest paths the channel has: a number, or ``{uniform: [low, high]}``, drawn anew for
+            each channel realization.
         fingerprint: adp (Eqs. 5, 6), rcsi (|H|), rcsi_stacked (Re, Im) or scm (sample covariance).
         normalization: per sample; antenna (each row's maximum is 1), subcarrier, matrix or none.
         semantics: propagation conditions to tell apart: ternary (LOS, DNLOS, SNLOS), binary (LOS, NLOS) or none.
-        excess_delay: paths later than N / bandwidth fold back (wrap) or are left out (drop).
+        excess_delay: paths later than N / B fold back (wrap) or are left out (drop).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -24,7 +24,7 @@ from study.engine.train_workers import CheckpointFolder, WorkerGroup, train_on_w
 from study.engine.trial_process import TrialProcess
 from study.observers import RunObserver
 from study.provenance import Provenance
-from study.ray_session import check_shared, connect, nodes, wait_for_nodes
+from study.ray_session import check_shared, connect, dashboard_url, nodes, wait_for_nodes
 from study.search import StudyQueue
 from study.spec.trial import Trial
 from study.storage import is_remote
@@ -52,6 +52,7 @@ def execute(
     search_path: Sequence[str] = (),
     source: str = "the cluster file",
     on_connected: Callable[[int], None] = lambda slots: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> bool:
     """Run everything that a queue hands out.
 
@@ -67,6 +68,7 @@ def execute(
         checkpoints: where Ray Train keeps checkpoints of unfinished trials: an absolute folder or a URI.
         search_path: folders in which trial processes look for a user's own methods.
         source: the cluster file, for messages.
+        say: told what the user may want to know of the cluster.
         on_connected: told how many trials run at a time, once the machines are known.
 
     Returns:
@@ -78,7 +80,14 @@ def execute(
     """
     connected = connect(cluster, source=source)
     try:
-        slots = wait_for_nodes(cluster, source=source, should_stop=should_stop)
+        if cluster.dashboard and (url := dashboard_url()) is not None:
+            say(f"Ray's dashboard: {url}")
+        slots = wait_for_nodes(
+            cluster,
+            source=source,
+            should_stop=should_stop,
+            on_wait=lambda missing: say(f"waiting for machines: {missing}"),
+        )
         if slots == 0:
             return True
         machines = nodes()

@@ -11,6 +11,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,14 +217,17 @@ class _Reports:
         self._first = ray.train.get_context().get_world_rank() == 0
 
     def load(self) -> Mapping[str, Any] | None:
-        """The state of the last checkpoint, if the trial has one."""
-        from study.training import read_checkpoint
+        """The state of the last checkpoint, if the trial has one. Asked for by the first worker alone."""
+        from study.training import EpochRecord, read_checkpoint
 
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return None
         with checkpoint.as_directory() as folder:
-            return read_checkpoint(Path(folder) / _STATE)
+            state = read_checkpoint(Path(folder) / _STATE)
+        self._records = [EpochRecord(**record) for record in state["records"]]
+        self._began -= sum(record.seconds for record in self._records)  # they count towards the time limit
+        return state
 
     def epoch_finished(self, record: EpochRecord, state: Callable[[], dict[str, Any]]) -> None:
         """Called on every worker after each epoch.
@@ -257,9 +261,11 @@ class _Reports:
         self._saved = now
         with tempfile.TemporaryDirectory(prefix="study-checkpoint-") as folder:
             checkpoint = None
-            if self._first:
-                write_checkpoint(Path(folder) / _STATE, state())
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            # Without room for it a loss costs more epochs. The other workers are not told: they only have to report.
+            with suppress(StudyError):
+                if self._first:
+                    write_checkpoint(Path(folder) / _STATE, state())
+                    checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(metrics, checkpoint=checkpoint)
 
 

@@ -30,7 +30,10 @@ class Home:
     def __init__(self, folder: Path, **cluster: Any) -> None:
         self.results = folder / "results"
         self.folder = self.results / "train"
-        base = {**SMALL_BASE, "training": {**SMALL_BASE["training"], "epochs": EPOCHS}}
+        # Adam makes a full step of the rounding error that is the gradient of a bias before a batch normalization: with
+        # it two runs drift apart sooner, for no reason but the order of sums.
+        training = {**SMALL_BASE["training"], "epochs": EPOCHS, "optimizer": "sgd"}
+        base = {**SMALL_BASE, "training": training}
         spec = {
             "study": "train", "site": "canyon_small", "base": base, "axes": {"method": ["HDA"]}, "seeds": 1,
             "references": [],
@@ -76,8 +79,10 @@ def test_two_workers_find_what_one_process_finds(undisturbed: Home, start_comman
     alone, together = home.row(), undisturbed.row()
     assert (alone["workers"], together["workers"]) == (1, 2)
     assert alone["key"] == together["key"]
-    # Sums in another order differ in their last digits, which training enlarges.
-    assert undisturbed.errors()[:5] == pytest.approx(home.errors()[:5], rel=1e-3)
+    # Sums in another order differ in their last digits, and each epoch enlarges that (tests/models/test_parallel.py has
+    # the law, in double precision).
+    assert undisturbed.errors()[0] == pytest.approx(home.errors()[0], rel=1e-5)
+    assert undisturbed.errors()[:5] == pytest.approx(home.errors()[:5], rel=5e-3)
     for name in METRICS:
         assert together[name] == pytest.approx(alone[name], rel=0.05), name
     assert not undisturbed.checkpoints()  # a stored trial needs none
@@ -145,6 +150,6 @@ def test_a_trial_goes_on_with_fewer_workers_when_a_machine_is_lost(
     finally:
         machines.shutdown()
     assert home.row()["workers"] == 1  # those that ended it
-    assert home.errors()[:5] == pytest.approx(undisturbed.errors()[:5], rel=1e-3)
+    assert home.errors()[:5] == pytest.approx(undisturbed.errors()[:5], rel=5e-3)
     for name in METRICS:
         assert home.row()[name] == pytest.approx(undisturbed.row()[name], rel=0.05), name
