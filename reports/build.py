@@ -226,6 +226,8 @@ def _status(results: Results) -> str:
     counts = Counter(trial.state for trial in results.trials)
     ends = ", ".join(f"{counts[state]} {state.replace('_', ' ')}" for state in STATES if counts[state])
     words = f"{stored} of {planned} trials stored{f': {ends}' if ends else ''}."
+    if stopped := tables.describe_early_stopping(results):
+        words += f" {stopped}"
     return words + (" The study is not complete; numbers may still move." if stored < planned else "")
 
 

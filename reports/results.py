@@ -334,9 +334,12 @@ def _study_cell(cell: Cell, spec: StudySpec, trials: Mapping[str, Trial], data_h
     reported = () if winner is None else stored(cell.trials(seeds, data_hash, dict(winner.values)))
     both = {trial.key: trial for trial in (*tried, *reported)}
     planned = max(search.points(), len(candidates))
+    # A candidate that was stopped early with its first seed is not run with the others.
+    stopped = sum(any(trial.state == "pruned" for trial in members) for members in candidates.values())
+    spared = stopped * (search.seeds - 1) if search.early_stopping is not None else 0
     return StudyCell(
         cell.method, axes, tuple(sorted(both.values(), key=lambda trial: (trial.seed, trial.key))), reported, seeds,
-        planned=planned * search.seeds + max(0, seeds - search.seeds),
+        planned=planned * search.seeds - spared + max(0, seeds - search.seeds),
         searched=searched, search_seeds=search.seeds, candidates=candidates, planned_candidates=planned, winner=winner,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from reports.comparison import GAMMA, Comparison, compare, interval_of, seconds_of
+from reports.comparison import GAMMA, Comparison, compare, interval_of, seconds_of, spared_seconds
 from reports.csv_fields import csv_text
 from reports.pages import template
 from reports.results import (
@@ -608,6 +608,7 @@ def cost(results: Results) -> Table:
     totals = [seconds_of((t for cell in cells for t in cell.trials), "trial_seconds") for cells in groups.values()]
     scale, unit = _time_scale([sum(totals)])
     write = _fixed(_decimals(max(totals, default=0.0) / scale) if any(totals) else 1)
+    pruned = any(trial.state == "pruned" for trial in results.trials)
     columns = (
         Column("Method", align="left"),
         Column("Planned", note="trials that the spec asks for, repeats of winners included"),
@@ -616,27 +617,51 @@ def cost(results: Results) -> Table:
         Column("Mean training", "s per trial", note="of the trials that are done"),
         Column("Total", unit, note="everything the trials did: data, training, test"),
         Column("Without result", unit, note="the part spent in trials that are not done"),
+        *([Column("Spared", unit, note="training that early stopping spared, estimated")] if pruned else []),
     )
     rows: list[tuple[Cell, ...]] = []
     for method in results.methods:
-        cells = groups[method]
-        planned = sum(cell.planned for cell in cells)
-        rows.append(_cost_row(method, [t for cell in cells for t in cell.trials], planned, scale, write))
-    whole = sum(cell.planned for cell in results.cells)
-    rows.append(_cost_row("All", results.trials, whole, scale, write))
+        trials = [t for cell in groups[method] for t in cell.trials]
+        rows.append(_cost_row(method, trials, groups[method], scale, write, spared=pruned))
+    rows.append(_cost_row("All", results.trials, results.cells, scale, write, spared=pruned))
     caption = "Times are summed over trials; trials that ran side by side took less time on the clock."
+    if pruned:
+        caption += f" {describe_early_stopping(results)}"
     return Table(
         "cost", "Trials and their time", caption, columns, tuple(rows), tuple(_damage_notes(results)), (len(rows) - 1,)
     )
 
 
+def describe_early_stopping(results: Results) -> str:
+    """How many trials were stopped early, and what that spared; empty if none was."""
+    number = sum(trial.state == "pruned" for trial in results.trials)
+    if not number:
+        return ""
+    spared = sum(map(spared_seconds, results.cells))
+    whole = spared + seconds_of(results.trials)
+    scale, unit = _time_scale([spared])
+    share = f", {spared / whole:.0%} of what it would have taken" if whole else ""
+    return (
+        f"{_plural(number, 'trial')} {'was' if number == 1 else 'were'} stopped early, which spared about "
+        f"{_significant(spared / scale, 2)} {unit} of training{share}."
+    )
+
+
 def _cost_row(
-    name: str, trials: Sequence[Trial], planned: int, scale: float, write: Callable[[float], str]
+    name: str,
+    trials: Sequence[Trial],
+    cells: Sequence[StudyCell],
+    scale: float,
+    write: Callable[[float], str],
+    *,
+    spared: bool,
 ) -> tuple[Cell, ...]:
+    planned = sum(cell.planned for cell in cells)
     counts = Counter(trial.state for trial in trials)
     mean = interval_of(trials, "train_seconds")
     total = seconds_of(trials, "trial_seconds") / scale
     lost = seconds_of((trial for trial in trials if trial.state != "done"), "trial_seconds") / scale
+    seconds = sum(map(spared_seconds, cells)) / scale
     return (
         Cell(name, name),
         Cell(str(planned), planned),
@@ -645,6 +670,7 @@ def _cost_row(
         NOT_APPLICABLE if mean is None else Cell(_significant(mean.mean), mean.mean),
         Cell(write(total), total),
         Cell(write(lost), lost),
+        *([Cell(write(seconds), seconds)] if spared else []),
     )
 
 

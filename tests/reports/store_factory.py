@@ -104,6 +104,9 @@ class Store:
             "flops_batch": macs and macs * 512,
         }  # fmt: skip
         row["trial_seconds"] = row["train_seconds"] + 4.0
+        row["planned_epochs"] = best and epochs
+        if state == "pruned":
+            row |= {"epochs": epochs // 4, "best_epoch": epochs // 4, "validation_rmse_m": 0.7 * level}
         if done:
             row |= {
                 "validation_rmse_m": 0.6 * level + random.normal(0, 0.05), "validation_accuracy": accuracy,

@@ -373,3 +373,28 @@ def test_a_headline_over_different_test_samples_says_so(tmp_path: Path) -> None:
             store.add_trial(cell.trial(0, HASH), test_rmse_m=20.0 - number)
         words = tables.headline(load_results(store.folder))
         assert words.startswith("Configurations are tested on different samples") == differ
+
+
+def test_what_early_stopping_spared_is_told(folder: Path) -> None:
+    content = spec()
+    content["search"][0] |= {"seeds": 2, "early_stopping": {"rule": "asha"}}
+    store = Store(folder, content)
+    for step in range(11):
+        objective = {"lambda": step / 10}
+        if step % 2:  # stopped after 10 of 40 epochs, which took 30 s: its other seed was not run
+            store.add("MDA", 0, objective=objective, state="pruned", train_seconds=30.0, details=False)
+        else:
+            for seed in range(2):
+                store.add("MDA", seed, objective=objective, train_seconds=120.0, details=False)
+    results = load_results(folder)
+    (cell,) = (cell for cell in results.cells if cell.method == "MDA")
+    assert cell.planned == 6 * 2 + 5 + 1
+    table = tables.cost(results)
+    row = row_of(table, "MDA")
+    # 5 candidates: 30 epochs at 3 s, and 40 more of the seed that was not run.
+    assert row["Pruned"].text == "5"
+    assert row["Spared"].value == pytest.approx(5 * (30 + 40) * 3.0 / 60)
+    assert "5 trials were stopped early, which spared about 18 min of training" in table.caption
+    assert "Spared" not in [
+        column.name for column in tables.cost(load_results(full_study(folder / "other").folder)).columns
+    ]
