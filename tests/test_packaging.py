@@ -28,6 +28,7 @@ def test_the_wheel_holds_specs_cluster_files_templates_and_the_site(wheel: Path)
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in (
         "study/shipped/spaces/quickstart.yaml",
+        "study/shipped/spaces/mpc_bandwidth.yaml",
         "cluster/local.yaml",
         "cluster/gpu.yaml",
         "cluster/kuberay.yaml",
