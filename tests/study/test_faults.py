@@ -31,10 +31,10 @@ STUDY: dict[str, Any] = {
     "site": "canyon_small",
     "base": LONG_BASE,
     "axes": {"method": ["DCNN", "MDA", "HDA"]},
-    "seeds": 4,
+    "seeds": 12,
     "search": [{"when": {"method": "MDA"}, "space": {"objective.lambda": {"grid": [0.2, 0.8, 0.3]}}}],
 }
-TRIALS = 16
+TRIALS = 40
 
 
 def table(folder: Path) -> dict[str, tuple[Any, ...]]:
@@ -95,7 +95,7 @@ def test_the_driver_may_be_killed_at_any_moment(
     for kill in range(10):
         driver = run()
         if kill % 2:  # wherever its start has got to
-            delay = moments.uniform(0.2, 8)
+            delay = moments.uniform(0.2, 6)
         else:
             driver.wait_for(lambda before=len(kept): len(files(folder)) > before, "another trial")  # type: ignore[misc]
             delay = moments.uniform(0, 0.5)

@@ -16,10 +16,12 @@ from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
-from conftest import Result
+from command_process import CommandProcess
+from conftest import LONG_BASE, Result
 
 from study.errors import ResultsError
 from study.locking import LockTimes
+from study.observers import read_events
 from study.spec.model import StudySpec
 from study.storage import RemoteFolder, is_remote, local_path, open_results, study_location
 from study.store import Owner, Store, TrialTables
@@ -407,3 +409,33 @@ def test_the_report_is_put_beside_the_results(cli: Callable[..., Result], uri: s
     assert "index.html" in remote.times("report")
     assert "performance.csv" in remote.times("report/tables")
     assert "old.csv" not in remote.times("report/tables")
+
+
+@pytest.mark.slow
+def test_a_study_on_s3_goes_on_after_its_driver_was_killed(
+    uri: str, write_spec: Callable[..., Path], start_command: Callable[..., CommandProcess]
+) -> None:
+    spec = write_spec(base=LONG_BASE, axes={"method": ["DCNN", "HDA"]}, search=[], seeds=4)
+    location = str(study_location(uri, "small"))
+
+    def stored() -> set[str]:
+        return {name for name in RemoteFolder.open(location).names() if name.startswith("trials/")}
+
+    first = start_command("run", spec, "--results", uri)
+    first.wait_for(lambda: len(stored()) >= 2, "two trials on the server")
+    first.kill()
+    kept = stored()
+    assert 2 <= len(kept) < 10
+    again = start_command("run", spec, "--results", uri)
+    assert again.ended() == 0, again.output()
+    assert f"{10 - len(kept)} trials executed, {len(kept)} were stored before" in again.output()
+    names = set(RemoteFolder.open(location).names())
+    assert len(stored()) == 10
+    assert {"study.yaml", "site.json", "events.jsonl"} <= names
+    assert RemoteFolder.open(location).read_small("report/index.html", 100)
+    with open_results(location) as store:
+        assert store.owner() is None
+        assert {row["state"] for row in store.load().rows.values()} == {"done"}
+        kinds = [event["event"] for event in read_events(store.folder / "events.jsonl")]
+    assert kinds.count("trial_finished") >= 10 - len(kept)
+    assert kinds[-1] == "run_ended"
