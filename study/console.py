@@ -272,6 +272,14 @@ def show_status(console: Console, status: StudyStatus) -> None:
     stored = sum(status.states.values())
     who = "not running" if status.owner is None else f"being run by {status.owner}"
     console.print(f"study {status.study} in {status.location}: {who}")
+    for trial in status.running[:_MOST_CELLS]:
+        values = trial.get("values")
+        words = (
+            [f"{_short(path)}={_value(value)}" for path, value in values.items()] if isinstance(values, dict) else []
+        )
+        line = " ".join([str(trial.get("method")), *words, f"seed {trial.get('seed')}"])
+        told = f", epoch {trial['epoch']}" if trial.get("epoch") is not None else ""
+        console.print(Text(f"  running: {line}{told}"))
     console.print(f"{stored} of {status.wanted} trials stored")
     for state, count in sorted(status.states.items()):
         console.print(f"  {state.replace('_', ' ')}: {count}")

@@ -19,6 +19,7 @@ from models.references import REFERENCES
 from models.settings import BACKBONES
 from study.data.dataset import DomainData, SiteData
 from study.data.system import fingerprint_shape
+from study.errors import DataError
 from study.methods import method_class
 from study.metrics import Predictions, accuracy, confusion_matrix, rmse_m
 from study.provenance import Provenance
@@ -47,12 +48,19 @@ def run_trial(
             then include the epochs before.
 
     Raises:
-        StudyError: the data do not fit the configuration; a user's method cannot be imported, or is not the code that
-            the trial was asked for with.
+        StudyError: the data are not the trial's, or do not fit the configuration; a user's method cannot be imported,
+            or is not the code that the trial was asked for with.
     """
     began, started_at = time.perf_counter(), datetime.now(UTC)
     device = data.device
     _reset_peak_memory(device)
+    if data.site.data_hash != trial.data_hash:
+        raise DataError(
+            f"site {data.site.name!r} is not the data that the trial is of",
+            where=str(data.site.folder),
+            allowed=f"data_hash {trial.data_hash}",
+            fix="copy the site to this machine anew, or install the same version of the project",
+        )
     config = trial.configuration
     parts = data.prepare(config.system, config.split, coordinate_scale_m=config.training.coordinate_scale_m)
     row: dict[str, Any] = {

@@ -4,6 +4,7 @@ connect         start or join Ray, with the code and packages that the cluster f
 nodes           the machines that are alive
 wait_for_nodes  how many trials fit; waits for machines of a cluster that starts or grows
 check_shared    whether all machines see one folder
+check_site      whether all machines have the site
 dashboard_url   where Ray's dashboard is
 """
 
@@ -38,9 +39,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.check import Node, check_nodes, runtime_env, this_machine
 from cluster.model import Cluster
-from study.errors import ClusterError
+from study.data.site import Site, open_site
+from study.errors import ClusterError, DataError
 
-__all__ = ["check_shared", "connect", "dashboard_url", "nodes", "wait_for_nodes"]
+__all__ = ["check_shared", "check_site", "connect", "dashboard_url", "nodes", "wait_for_nodes"]
 
 _THE_FILE = "the cluster file"
 _LOOPBACK = "127.0.0.1"
@@ -265,6 +267,29 @@ def _ask_for(bundles: list[dict[str, float]]) -> None:
     from ray.autoscaler.sdk import request_resources
 
     request_resources(bundles=bundles)
+
+
+def check_site(site: Site, *, source: str = "the site") -> None:
+    """Whether every machine of the cluster has a site with the same data.
+
+    Args:
+        site: as it is here; shipped sites are looked for by name, others in the same folder.
+        source: what names the site, for messages.
+
+    Raises:
+        ClusterError: a machine does not have it, or has another one of that name.
+    """
+    _on_every_node(_see_site, site.reference, site.data_hash, source=f"{source}: {site.reference}")
+
+
+def _see_site(reference: str, data_hash: str) -> str | None:
+    try:
+        found = open_site(reference)
+    except DataError as error:
+        return f"{error.what}\nput the site into a folder that all machines share, or into the same folder on each"
+    if found.data_hash != data_hash:
+        return f"the site {reference} has other data there\ncopy it anew, or install the same version of the project"
+    return None
 
 
 def _on_every_node(action: Callable[..., str | None], *arguments: object, source: str) -> None:

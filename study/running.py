@@ -19,7 +19,7 @@ from study.data.split import Split
 from study.data.summary import power_beyond_window
 from study.errors import ConfigurationError, ResultsError, SpecError
 from study.locking import Owner
-from study.observers import RunObserver
+from study.observers import RunObserver, running_trials
 from study.provenance import Provenance
 from study.search import CellProgress, Progress, StudyQueue
 from study.spec.expand import Cell, expand
@@ -211,7 +211,7 @@ def run_study(
                 queue,
                 first,
                 store,
-                site.folder,
+                site,
                 cluster,
                 provenance,
                 observer,
@@ -365,6 +365,7 @@ class StudyStatus:
         cells: each cell with its wanted and stored trials.
         states: how many stored trials of the spec have each state.
         owner: who runs the study now; None when nobody does.
+        running: its events of the trials that have a process now, with the epoch that they last told of.
         damaged: files that cannot be read.
         best: (cell label, validation RMSE in metres) of the best finished trial.
     """
@@ -375,6 +376,7 @@ class StudyStatus:
     cells: list[CellProgress] = field(default_factory=list)
     states: Counter[str] = field(default_factory=Counter)
     owner: Owner | None = None
+    running: list[dict[str, Any]] = field(default_factory=list)
     damaged: list[Damaged] = field(default_factory=list)
     best: tuple[str, float] | None = None
 
@@ -385,6 +387,7 @@ class StudyStatus:
             "folder": self.location,
             "running": self.owner is not None,
             "owner": None if self.owner is None else {"host": self.owner.host, "pid": self.owner.pid},
+            "running_trials": self.running,
             "wanted": self.wanted,
             "stored": sum(self.states.values()),
             "states": dict(self.states),
@@ -403,14 +406,15 @@ def study_status(store: Store) -> StudyStatus:
     spec, stored = store.read_study(), store.load()
     queue = StudyQueue(spec, store.read_data_hash() if stored.rows else "", stored.rows, epochs=_epochs_in(store))
     queue.next()  # lets a finished search name its winner
-    keys = queue.known_keys()
+    keys, owner = queue.known_keys(), store.owner()
     return StudyStatus(
         study=spec.study,
         location=store.location,
         wanted=queue.progress().wanted,
         cells=queue.cells(),
         states=Counter(row["state"] for key, row in stored.rows.items() if key in keys),
-        owner=store.owner(),
+        owner=owner,
+        running=[] if owner is None else running_trials(store.events),
         damaged=stored.damaged,
         best=queue.best(),
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -104,8 +104,14 @@ class StudyQueue:
             for cell in cells
         ]
         self._cells.sort(key=lambda cell: cell.rank)
+        self._active = list(self._cells)  # those that may still have a trial to hand out
+        self._searches = [cell for cell in self._cells if isinstance(cell, _SearchedCell)]
         self._searched: dict[str, _SearchedCell] = {}  # trial key → the search that proposed it
-        self._initial = set(self.rows)
+        self._best: tuple[str, float] | Literal["unknown"] | None = "unknown"
+        # A study may have thousands of cells without a search, and is asked for its progress at every step.
+        fixed = [set(cell.known_keys(self.rows)) for cell in self._cells if isinstance(cell, _FixedCell)]
+        self._fixed_keys: set[str] = set().union(*fixed)
+        self._initial = {key for key in self.rows if key not in self._fixed_keys or _is_whole(self.rows, key)}
 
     def next(self) -> Trial | Work:
         """The next trial to run, which is then expected back in `finish` or `lose`.
@@ -114,7 +120,7 @@ class StudyQueue:
         reference rows come last.
         """
         later = False
-        for cell in self._cells:
+        for cell in list(self._active):
             found = cell.next(self.rows, self._live)
             if isinstance(found, Trial):
                 self._live[found.key] = found
@@ -122,6 +128,8 @@ class StudyQueue:
                     self._searched[found.key] = cell
                 return found
             later = later or found is Work.LATER
+            if found is Work.NONE:  # nothing comes after that
+                self._active.remove(cell)
         return Work.LATER if later else Work.NONE
 
     def search_seed(self, key: str) -> int | None:
@@ -150,7 +158,8 @@ class StudyQueue:
         self._initial.discard(row["key"])
         self.rows[row["key"]] = row
         self._finished[row["state"]] += 1
-        for cell in self._cells:
+        self._best = "unknown"
+        for cell in self._searches:
             cell.settle(self.rows)
 
     def lose(self, key: str) -> None:
@@ -163,12 +172,16 @@ class StudyQueue:
 
     def progress(self) -> Progress:
         """Counts as of now. ``wanted`` is an estimate until every searched cell has chosen its winner."""
-        keys = [set(cell.known_keys(self.rows)) for cell in self._cells]
-        known = set().union(*keys)
-        stored = {key for cell in self._cells for key in cell.known_keys(self.rows) if cell.has_stored(key, self.rows)}
-        repeated = sum(map(len, keys)) - len(known)  # trials that cells share count once
-        wanted = sum(cell.expected(self.rows) for cell in self._cells) - repeated
-        return Progress(wanted, len(stored & self._initial), len(self._live), Counter(self._finished))
+        keys = [set(cell.known_keys(self.rows)) for cell in self._searches]
+        known = self._fixed_keys.union(*keys)
+        # Trials that cells share count once; those that a search has not proposed yet are known by number alone.
+        unknown = sum(cell.expected(self.rows) - len(own) for cell, own in zip(self._searches, keys, strict=True))
+        wanted = len(known) + unknown
+        unfinished = {
+            key for cell in self._searches for key in cell.known_keys(self.rows) if not cell.has_stored(key, self.rows)
+        }
+        stored = len(self._initial & known - unfinished)
+        return Progress(wanted, stored, len(self._live), Counter(self._finished))
 
     def cells(self) -> list[CellProgress]:
         """Each cell by itself; trials that cells share count in each of them."""
@@ -187,6 +200,8 @@ class StudyQueue:
 
     def best(self) -> tuple[str, float] | None:
         """(cell label, validation RMSE) of the best finished trial of a trained method."""
+        if self._best != "unknown":
+            return self._best
         found = [
             (float(row["validation_rmse_m"]), cell.cell.label)
             for cell in self._cells
@@ -196,10 +211,9 @@ class StudyQueue:
             and row["state"] == "done"
             and row["validation_rmse_m"] is not None
         ]
-        if not found:
-            return None
-        value, label = min(found)
-        return label, value
+        value, label = min(found, default=(0.0, ""))
+        self._best = (label, value) if found else None
+        return self._best
 
 
 class _FixedCell:
@@ -218,9 +232,6 @@ class _FixedCell:
             if not _is_whole(rows, key) and key not in live and key not in self._lost:
                 return trial
         return Work.NONE
-
-    def settle(self, rows: Rows) -> None:
-        """Nothing follows from a result."""
 
     def forget(self, key: str) -> None:
         self._lost.add(key)

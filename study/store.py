@@ -126,6 +126,11 @@ class Store:
         return self.folder / "optuna.journal"
 
     @property
+    def events(self) -> Path:
+        """The event log."""
+        return self.folder / "events.jsonl"
+
+    @property
     def location(self) -> str:
         """Where the results live, for messages."""
         return str(self.folder) if self.remote is None else self.remote.shown

@@ -67,6 +67,12 @@ class Site:
     max_paths: int
     metadata: Mapping[str, Any]
 
+    @property
+    def reference(self) -> str:
+        """What `open_site` finds it by on another machine: a shipped site's name, otherwise its absolute folder."""
+        folder = self.folder.resolve()
+        return self.name if folder.parent == SITE_FOLDER.resolve() else str(folder)
+
     def read_paths(self, scenes: Iterable[int] | None = None) -> PathTable:
         """Read and check the path table.
 

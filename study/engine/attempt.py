@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.allocator import keep_freed_memory
@@ -31,7 +30,7 @@ class Payload:
     """What every trial process gets beside its trial.
 
     Attributes:
-        site: the site's folder, which every machine reaches.
+        site: what `open_site` finds the site by, on every machine.
         search_path: folders in which a user's own methods are looked for.
         provenance: recorded in every row.
         gpu: whether to train on a GPU.
@@ -42,7 +41,7 @@ class Payload:
         device_share: the trial's share of the memory it trains in.
     """
 
-    site: Path
+    site: str
     search_path: tuple[str, ...]
     provenance: Provenance
     gpu: bool
@@ -82,7 +81,7 @@ def open_data(payload: Payload, device: torch.device) -> SiteData:
             sys.path.append(folder)
     limit_mb = payload.fingerprint_memory_mb
     return SiteData(
-        open_site(str(payload.site)),
+        open_site(payload.site),
         device,
         fingerprint_bytes=None if limit_mb is None else limit_mb * 2**20,
         device_share=payload.device_share,

@@ -17,6 +17,7 @@ from ray import tune
 
 from cluster.check import Node
 from cluster.model import Cluster
+from study.data.site import Site
 from study.engine.attempt import Payload
 from study.engine.orphans import remove_orphaned_placement_groups
 from study.engine.searcher import EarlyStopping, Limits, Observe, QueueSearcher, RunStopper
@@ -24,7 +25,7 @@ from study.engine.train_workers import CheckpointFolder, WorkerGroup, train_on_w
 from study.engine.trial_process import TrialProcess
 from study.observers import RunObserver
 from study.provenance import Provenance
-from study.ray_session import check_shared, connect, dashboard_url, nodes, wait_for_nodes
+from study.ray_session import check_shared, check_site, connect, dashboard_url, nodes, wait_for_nodes
 from study.search import StudyQueue
 from study.spec.trial import Trial
 from study.storage import is_remote
@@ -42,7 +43,7 @@ def execute(
     queue: StudyQueue,
     first: Trial,
     store: Store,
-    site_folder: Path,
+    site: Site,
     cluster: Cluster,
     provenance: Provenance,
     observer: RunObserver,
@@ -60,7 +61,7 @@ def execute(
         queue: what is to run.
         first: the trial that the queue has handed out already.
         store: where the tables are written, by this process alone.
-        site_folder: the site; a folder that all machines reach.
+        site: the site, which every machine has to have.
         cluster: where to run.
         provenance: recorded in every row.
         observer: told what happens.
@@ -94,7 +95,9 @@ def execute(
         if cluster.uses_ray_train and len(machines) > 1 and not is_remote(checkpoints):
             check_shared(Path(checkpoints), source="checkpoints of trials")
         on_connected(slots)
-        payload = _payload(cluster, machines, site_folder, provenance, search_path)
+        if len(machines) > 1:
+            check_site(site)
+        payload = _payload(cluster, machines, site, provenance, search_path)
         folder = CheckpointFolder(checkpoints)
         stopper = RunStopper(should_stop)
         limits = Limits(cluster.max_retries, cluster.trial_time_limit_s)
@@ -154,11 +157,11 @@ def _trainable(cluster: Cluster, payload: Payload, checkpoints: CheckpointFolder
 
 
 def _payload(
-    cluster: Cluster, machines: Sequence[Node], site_folder: Path, provenance: Provenance, search_path: Sequence[str]
+    cluster: Cluster, machines: Sequence[Node], site: Site, provenance: Provenance, search_path: Sequence[str]
 ) -> Payload:
     worker = cluster.per_worker
     return Payload(
-        site=site_folder.resolve(),
+        site=site.reference,
         search_path=tuple(search_path),
         provenance=provenance,
         gpu=worker.gpu > 0,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from study.errors import SpecError, nearest
 from study.observers.base import Observer, Observers, RunObserver
-from study.observers.event_log import EventLog, read_events
+from study.observers.event_log import EventLog, read_events, running_trials
 
-__all__ = ["EventLog", "Observer", "Observers", "RunObserver", "make_observers", "read_events"]
+__all__ = ["EventLog", "Observer", "Observers", "RunObserver", "make_observers", "read_events", "running_trials"]
 
 _NAMES = ("mlflow", "tensorboard")
 

@@ -24,7 +24,7 @@ from study.spec.expand import Cell
 from study.spec.trial import Trial, canonical_json
 from study.store import Damaged, TrialTables
 
-__all__ = ["EventLog", "read_events"]
+__all__ = ["EventLog", "read_events", "running_trials"]
 
 
 class EventLog(Observer):
@@ -69,7 +69,7 @@ class EventLog(Observer):
 
     def trial_started(self, trial: Trial) -> None:
         """A trial got a slot."""
-        self._write("trial_started", **self._identity(trial.key, trial.config, trial.seed))
+        self._write("trial_started", **self._identity(trial.key, trial.method, trial.config, trial.seed))
 
     def trial_progressed(self, trial: Trial, epoch: int, validation_rmse_m: float) -> None:
         """A trial finished an epoch."""
@@ -87,7 +87,7 @@ class EventLog(Observer):
         error = (row.get("error") or "").strip().splitlines()
         self._write(
             "trial_finished",
-            **self._identity(row["key"], json.loads(row["config"]), row["seed"]),
+            **self._identity(row["key"], row["method"], json.loads(row["config"]), row["seed"]),
             state=row["state"],
             validation_rmse_m=row.get("validation_rmse_m"),
             test_rmse_m=row.get("test_rmse_m"),
@@ -102,24 +102,24 @@ class EventLog(Observer):
     def trial_retried(self, trial: Trial, attempt: int, reason: str) -> None:
         """A trial's process was lost; the trial is handed out again."""
         self._told_at.pop(trial.key, None)
-        identity = self._identity(trial.key, trial.config, trial.seed)
+        identity = self._identity(trial.key, trial.method, trial.config, trial.seed)
         self._write("trial_retried", **identity, attempt=attempt, reason=reason)
 
     def trial_lost(self, trial: Trial, reason: str) -> None:
         """A trial's process is gone for good."""
         self._told_at.pop(trial.key, None)
         self._states["lost"] += 1
-        self._write("trial_lost", **self._identity(trial.key, trial.config, trial.seed), reason=reason)
+        self._write("trial_lost", **self._identity(trial.key, trial.method, trial.config, trial.seed), reason=reason)
 
     def run_ended(self, stopped: bool) -> None:
         """The last call."""
         self._told_at.clear()
         self._write("run_ended", stopped=stopped, seconds=time.monotonic() - self._began, states=dict(self._states))
 
-    def _identity(self, key: str, config: dict[str, Any], seed: int) -> dict[str, Any]:
+    def _identity(self, key: str, method: str, config: dict[str, Any], seed: int) -> dict[str, Any]:
         values = {path: config_value(config, path) for path in self._varying}
         given = {path: value for path, value in values.items() if value is not None}
-        return {"key": key, "method": config["method"], "seed": seed, "values": given}
+        return {"key": key, "method": method, "seed": seed, "values": given}
 
     def _write(self, event: str, **fields: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -145,6 +145,27 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(event, dict) and "time" in event and "event" in event:
                 yield event
+
+
+def running_trials(path: Path) -> list[dict[str, Any]]:
+    """The trials that have a process now, if the study is running: their ``trial_started`` events.
+
+    Those of which an epoch was told have its ``epoch`` and ``validation_rmse_m`` too. None where the log is missing.
+    """
+    running: dict[str, dict[str, Any]] = {}
+    try:
+        for event in read_events(path):
+            if event["event"] == "run_started":
+                running.clear()
+            elif event["event"] == "trial_started":
+                running[str(event.get("key"))] = event
+            elif event["event"] == "trial_progressed" and event.get("key") in running:
+                running[event["key"]] |= {name: event.get(name) for name in ("epoch", "validation_rmse_m")}
+            elif event["event"] in ("trial_finished", "trial_retried", "trial_lost"):
+                running.pop(str(event.get("key")), None)
+    except OSError:
+        return []
+    return list(running.values())
 
 
 def _ends_its_line(file: Any) -> bool:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from cluster.model import Autoscaling, Cluster, Resources, RuntimeEnv
+from study.data.site import open_site
 from study.errors import ClusterError
-from study.ray_session import check_shared, connect, dashboard_url, nodes, wait_for_nodes
+from study.ray_session import check_shared, check_site, connect, dashboard_url, nodes, wait_for_nodes
 
 # isort: split
 
@@ -220,6 +223,23 @@ def test_a_shared_folder_is_told_from_others_of_its_name(
         monkeypatch.chdir(tmp_path)
         with pytest.raises(ClusterError, match="is another one there, or none"):
             check_shared(Path("/proc/self/cwd/results"))
+
+
+def test_every_machine_must_have_the_site(joined: Cluster, tmp_path: Path) -> None:
+    shipped = open_site("canyon_small")
+    check_site(shipped)
+    assert shipped.reference == "canyon_small"
+    copied = tmp_path / "street"
+    shutil.copytree(shipped.folder, copied)
+    own = open_site(copied)
+    check_site(own)
+    assert own.reference == str(copied)
+    with pytest.raises(ClusterError, match="has other data there"):
+        check_site(replace(own, data_hash="another"))
+    shutil.rmtree(copied)
+    with pytest.raises(ClusterError, match="unknown site") as caught:
+        check_site(own)
+    assert "a folder that all machines share" in str(caught.value)
 
 
 def test_a_machine_that_cannot_load_this_project_is_named(

@@ -159,7 +159,7 @@ class Process:
         self.hash = site.data_hash
         self.payload = Payload(
             **{
-                "site": site.folder,
+                "site": site.reference,
                 "search_path": (),
                 "provenance": Provenance.here(),
                 "gpu": False,

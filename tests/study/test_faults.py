@@ -139,14 +139,21 @@ def test_a_stopped_study_goes_on(run: Start, folder: Path, undisturbed: dict[str
     assert table(folder) == undisturbed
 
 
-def test_a_second_driver_is_told_who_runs_the_study(run: Start, folder: Path) -> None:
+def test_a_second_driver_is_told_who_runs_the_study(run: Start, folder: Path, start_command: Start) -> None:
     first = run()
     first.wait_for(lambda: files(folder), "a first trial")
     second = run()
     assert second.ended() == 2, second.output()
     assert str(first.process.pid) in second.output()
     assert "Traceback" not in second.output()
+    status = start_command("status", folder)
+    assert status.ended() == 0
+    assert f"being run by process {first.process.pid}" in status.output()
+    assert "running: " in status.output()
     first.kill()  # its lock goes with it
+    status = start_command("status", folder)
+    assert status.ended() == 0
+    assert "not running" in status.output()
     third = run()
     third.wait_for(lambda: "were stored before" in third.output() or "stored;" in third.output(), "its start")
     third.interrupt()

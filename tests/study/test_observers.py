@@ -28,7 +28,7 @@ from rich.console import Console
 
 from study.console import RunDisplay
 from study.errors import DependencyError, SpecError
-from study.observers import EventLog, Observer, Observers, RunObserver, make_observers, read_events
+from study.observers import EventLog, Observer, Observers, RunObserver, make_observers, read_events, running_trials
 from study.observers.mlflow_log import MlflowLog
 from study.observers.tensorboard_log import TensorBoardLog
 from study.search import StudyQueue
@@ -248,6 +248,26 @@ def test_documented_events_and_fields_are_what_is_written(tmp_path: Path, queue:
         fields = set(event) - {"time", "event"}
         assert written.setdefault(event["event"], fields) == fields
     assert written == _documented_fields()
+
+
+def test_the_log_knows_which_trials_are_running(tmp_path: Path, queue: StudyQueue, trial: Trial) -> None:
+    path = tmp_path / "events.jsonl"
+    assert running_trials(path) == []
+    killed = EventLog(path)
+    killed.run_started(queue, [], 2)
+    killed.trial_started(trial)  # of a run that was killed: its end is not told
+    log = EventLog(path)
+    log.run_started(queue, [], 2)
+    assert running_trials(path) == []
+    log.trial_started(trial)
+    log.trial_progressed(trial, 7, 12.5)
+    (running,) = running_trials(path)
+    assert (running["key"], running["epoch"], running["validation_rmse_m"]) == (trial.key, 7, 12.5)
+    log.trial_retried(trial, 1, "its process was lost")
+    assert running_trials(path) == []
+    log.trial_started(trial)
+    log.trial_lost(trial, "its process was lost")
+    assert running_trials(path) == []
 
 
 def test_events_say_what_happened(tmp_path: Path, queue: StudyQueue, trial: Trial) -> None:
