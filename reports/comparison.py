@@ -94,9 +94,15 @@ class Comparison:
 
 
 def compare(results: Results) -> list[Comparison]:
-    """One comparison for each system configuration that has MDA or HDA; weights on an axis count as a search."""
+    """One comparison for each system configuration that has MDA or HDA; weights on an axis count as a search.
+
+    Axes that neither of the two reads make no configurations of their own.
+    """
+    ours = [cell for cell in results.cells if cell.method in (_MANUAL, _LEARNED)]
+    read = {path for cell in ours for path, value in cell.axes.items() if value is not None}
+    unread = [path for path in results.axes if path not in read]
     comparisons = []
-    for configuration in results.configurations(without=_WEIGHTS):
+    for configuration in results.configurations(without=(*_WEIGHTS, *unread)):
         manual, learned = (_side(results, configuration, method) for method in (_MANUAL, _LEARNED))
         if manual is not None or learned is not None:
             comparisons.append(Comparison(configuration, manual, learned))

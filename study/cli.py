@@ -60,7 +60,8 @@ def main() -> None:
     """Run the command line and exit."""
     _allow_ascii()
     # A polite kill unwinds as Ctrl-C does, so that nothing unfinished stays behind.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     try:
         # Outside its own error handling, typer returns the code of `typer.Exit`.
         code = app(standalone_mode=False)
@@ -89,6 +90,12 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop(number: int, frame: FrameType | None = None) -> None:
+    # Not KeyboardInterrupt: typer would end without a word.
+    print("study: stopped", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def _show_version(value: bool) -> None:
@@ -170,7 +177,11 @@ def run(
         if summary.stopped:
             console.print(f"stopped; finished trials are in {store.location}. To go on, run the same command again.")
             raise typer.Exit(130)
-        _report(store.folder, console)
+        try:
+            _report(store.folder, console)
+        except SystemExit:
+            console.print(f"the results are stored; `study report {store.location}` writes the report")
+            raise
         if store.remote is not None:
             store.remote.push_folder("report", store.folder / "report")
             console.print(f"report and results: {store.location}")
@@ -509,9 +520,12 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 def _results_folder(location: str) -> str | Path:
     """The folder itself, or the study of that name in the default results folder; a URI stays one."""
-    if "://" in location or Path(location).exists() or not (DEFAULT_RESULTS / location).exists():
+    if "://" in location:
         return location
-    return DEFAULT_RESULTS / location
+    here, there = Path(location), DEFAULT_RESULTS / location
+    # A folder of that name that is no study's does not hide the study.
+    is_study = (here / "study.yaml").exists() or (here / "trials").exists()
+    return there if not is_study and (there / "study.yaml").exists() else location
 
 
 def _states(text: str) -> tuple[str, ...]:
@@ -591,5 +605,5 @@ class _Interruption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested.is_set():
-            raise KeyboardInterrupt
+            _stop(number)
         self.requested.set()

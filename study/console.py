@@ -238,7 +238,8 @@ def show_summary(console: Console, summary: RunSummary, seconds: float) -> None:
     states = {state: count for state, count in summary.progress.finished.items() if state != "done" and count}
     extra = "".join(f", {count} {state.replace('_', ' ')}" for state, count in sorted(states.items()))
     console.print(
-        f"{summary.executed} trials executed, {summary.progress.stored} were stored before{extra}; {duration(seconds)}"
+        f"{_trials(summary.executed)} executed, {summary.progress.stored} were stored before{extra}; "
+        f"{duration(seconds)}"
     )
     if summary.outside and not summary.stopped:
         console.print(
@@ -246,9 +247,13 @@ def show_summary(console: Console, summary: RunSummary, seconds: float) -> None:
             "the report leaves them out"
         )
     if states.get("failed") or states.get("out_of_memory"):
-        console.print("failed trials keep their error in trials/; `--retry failed,out_of_memory` runs them again")
+        console.print("failed trials keep their error (`study status`); `--retry failed,out_of_memory` runs them again")
     if states.get("lost"):
         console.print("lost trials are not stored; the same command runs them again")
+
+
+def _trials(count: int) -> str:
+    return f"{count} trial{'' if count == 1 else 's'}"
 
 
 def show_plan(console: Console, plan: RunPlan) -> None:
@@ -259,7 +264,7 @@ def show_plan(console: Console, plan: RunPlan) -> None:
     for cell in plan.cells:
         table.add_row(Text(cell.label), str(cell.wanted), str(cell.stored), str(cell.wanted - cell.stored))
     show_table(console, table)
-    console.print(f"{plan.to_run} trials would run, {plan.stored} of {plan.wanted} are stored; nothing was started")
+    console.print(f"{_trials(plan.to_run)} would run, {plan.stored} of {plan.wanted} are stored; nothing was started")
     if plan.retried:
         console.print(f"{plan.retried} of them are stored, and run again because of --retry")
     if plan.outside:
@@ -290,8 +295,14 @@ def show_status(console: Console, status: StudyStatus) -> None:
         console.print(Text(f"  {cell.label}: {cell.stored} of {cell.wanted}"))
     if len(missing) > _MOST_CELLS:
         console.print(f"  … and {len(missing) - _MOST_CELLS} more cells")
+    for row in status.failed[:_MOST_CELLS]:
+        reason = (row["error"] or "").strip().splitlines()
+        line = f"{row['state'].replace('_', ' ')}: {row['method']} seed {row['seed']}, key {row['key']}"
+        console.print(Text(f"{line}: {reason[-1]}" if reason else line, style="red"))
+    if len(status.failed) > _MOST_CELLS:
+        console.print(f"… and {len(status.failed) - _MOST_CELLS} more that failed")
     if status.best is not None:
-        console.print(f"best: {status.best[1]:.2f} m validation RMSE ({status.best[0]})")
+        console.print(f"best network: {status.best[1]:.2f} m validation RMSE ({status.best[0]})")
     _show_damaged(console, status.damaged)
 
 

@@ -20,6 +20,7 @@ from study.execution import run_trial
 from study.provenance import Provenance
 from study.spec.trial import Trial
 from study.store import Store
+from study.training import EpochRecord
 
 __all__ = ["Comparison", "repeat_trial", "show_comparison"]
 
@@ -87,12 +88,22 @@ def repeat_trial(key: str, stores: Sequence[Store], on_epoch: Callable[[str], No
     torch.set_num_threads(1)
     try:
         run = run_trial(trial, SiteData(site, device), Provenance.here())
+        best: EpochRecord | None = None
         while True:
             try:
                 record = next(run)
             except StopIteration as end:
                 return Comparison(stored, end.value.row)
             on_epoch(f"epoch {record.epoch}: validation RMSE {record.validation_rmse_m:.3f} m")
+            best = record if best is None or record.validation_rmse_m < best.validation_rmse_m else best
+            if stored["state"] == "pruned" and record.epoch == stored["epochs"]:  # it was stopped here
+                again = {
+                    "state": "pruned",
+                    "best_epoch": best.epoch,
+                    "validation_rmse_m": best.validation_rmse_m,
+                    "validation_accuracy": best.validation_accuracy,
+                }
+                return Comparison(stored, {**dict.fromkeys(stored), **Provenance.here().as_row(), **again})
     finally:
         torch.set_num_threads(before)
 
@@ -113,8 +124,9 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         console.print("the same result")
         return
     console.print("a different result")
-    for name in ("torch_version", "study_version", "git_commit", "device", "host"):
-        if stored.get(name) != again.get(name):
+    for name in ("torch_version", "study_version", "git_commit", "device", "host", "workers"):
+        # What a trial that was stopped early does not say is no difference.
+        if stored.get(name) != again.get(name) and None not in (stored.get(name), again.get(name)):
             console.print(f"  {name}: {stored.get(name)} stored, {again.get(name)} now")
 
 

@@ -43,6 +43,7 @@ __all__ = [
 
 # Stored trials that run again when they are asked to; one that is done has nothing to try again.
 RETRIED_STATES = ("failed", "out_of_memory", "diverged", "pruned")
+_FAILURES = ("failed", "out_of_memory", "diverged")
 
 
 @dataclass(frozen=True)
@@ -367,7 +368,8 @@ class StudyStatus:
         owner: who runs the study now; None when nobody does.
         running: its events of the trials that have a process now, with the epoch that they last told of.
         damaged: files that cannot be read.
-        best: (cell label, validation RMSE in metres) of the best finished trial.
+        best: (cell label, validation RMSE in metres) of the best finished trial of a network.
+        failed: rows of the spec's trials that failed, ran out of memory or diverged, latest first.
     """
 
     study: str
@@ -379,6 +381,7 @@ class StudyStatus:
     running: list[dict[str, Any]] = field(default_factory=list)
     damaged: list[Damaged] = field(default_factory=list)
     best: tuple[str, float] | None = None
+    failed: list[Mapping[str, Any]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -392,6 +395,9 @@ class StudyStatus:
             "stored": sum(self.states.values()),
             "states": dict(self.states),
             "cells": [asdict(cell) for cell in self.cells],
+            "failed": [
+                {name: row[name] for name in ("key", "method", "seed", "state", "error")} for row in self.failed
+            ],
             "damaged": [{"file": str(item.path), "reason": item.reason} for item in self.damaged],
             "best": None if self.best is None else {"cell": self.best[0], "validation_rmse_m": self.best[1]},
         }
@@ -417,4 +423,9 @@ def study_status(store: Store) -> StudyStatus:
         running=[] if owner is None else running_trials(store.events),
         damaged=stored.damaged,
         best=queue.best(),
+        failed=sorted(
+            (row for key, row in stored.rows.items() if key in keys and row["state"] in _FAILURES),
+            key=lambda row: str(row["started_at"]),
+            reverse=True,
+        ),
     )

@@ -123,7 +123,9 @@ def attempt(
         run.close()
     if data.device.type == "cuda":
         torch.cuda.empty_cache()
-    return failed_tables(trial, payload.provenance, state, reason)
+    tables = failed_tables(trial, payload.provenance, state, reason)
+    tables.row["trial_seconds"] = time.monotonic() - began
+    return tables
 
 
 def pruned_tables(

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import study.engine.environment  # noqa: F401 - before Ray
@@ -167,7 +167,7 @@ class QueueSearcher(_NotPickled, Searcher):
         # A process ends itself when its trial hangs; the clocks of two processes are not the same.
         if limit is not None and seconds > 0.9 * answer_deadline_s(limit):
             reason = f"the trial did not answer {seconds:.0f} s after its start (time limit {limit:g} s) and was ended"
-            self._store_tables(trial_id, self._tables_of(trial, "failed", reason))
+            self._store_tables(trial_id, self._tables_of(trial, "failed", reason, seconds))
             return
         if self._losses[trial.key] < self._limits.max_retries and not self._is_ending():
             self._losses[trial.key] += 1
@@ -175,13 +175,13 @@ class QueueSearcher(_NotPickled, Searcher):
             self._ready.append(trial)
             self._observer.trial_retried(trial, self._losses[trial.key], running.reason)
         elif "memory" in running.reason and not self._is_ending():
-            self._store_tables(trial_id, self._tables_of(trial, "out_of_memory", running.reason))
+            self._store_tables(trial_id, self._tables_of(trial, "out_of_memory", running.reason, seconds))
         else:
             del self._running[trial_id]
             self._queue.lose(trial.key)
             self._observer.trial_lost(trial, running.reason)
 
-    def _tables_of(self, trial: Trial, state: str, error: str) -> TrialTables:
+    def _tables_of(self, trial: Trial, state: str, error: str, seconds: float) -> TrialTables:
         """The tables of a trial whose process cannot say what became of it."""
         row = {
             "key": trial.key,
@@ -191,7 +191,8 @@ class QueueSearcher(_NotPickled, Searcher):
             "seed": trial.seed,
             "config": canonical_json(trial.config),
             "data_hash": trial.data_hash,
-            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "started_at": (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds"),
+            "trial_seconds": seconds,
             "host": socket.gethostname(),
             **self._provenance.as_row(),
         }

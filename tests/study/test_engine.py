@@ -125,7 +125,7 @@ def test_a_result_cut_short_is_reported_and_its_trial_runs_again(
     assert again.code == 0
     assert victim.name in again.out
     assert "optuna.journal.damaged" in again.out
-    assert "1 trials executed, 3 were stored before" in again.out
+    assert "1 trial executed, 3 were stored before" in again.out
     assert _rows(folder)[victim.stem]["test_rmse_m"] == whole["test_rmse_m"]
 
 

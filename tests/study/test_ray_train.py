@@ -112,7 +112,7 @@ def test_what_is_killed_is_replaced_and_goes_on_from_the_checkpoint(
     command.wait_for(home.checkpoints, "a checkpoint")
     os.kill(command.named(victim)[0], signal.SIGKILL)
     assert command.ended() == 0, command.output()
-    assert "1 trials executed" in command.output()
+    assert "1 trial executed" in command.output()
     assert home.errors() == undisturbed.errors()
     for name in METRICS:
         assert home.row()[name] == undisturbed.row()[name], name
