@@ -334,8 +334,8 @@ def _study_cell(cell: Cell, spec: StudySpec, trials: Mapping[str, Trial], data_h
     reported = () if winner is None else stored(cell.trials(seeds, data_hash, dict(winner.values)))
     both = {trial.key: trial for trial in (*tried, *reported)}
     planned = max(search.points(), len(candidates))
-    # A candidate that was stopped early with its first seed is not run with the others.
-    stopped = sum(any(trial.state == "pruned" for trial in members) for members in candidates.values())
+    # With early stopping, a candidate that does not come through with its first seed is not run with the others.
+    stopped = sum(any(t.seed == 0 and t.state != "done" for t in members) for members in candidates.values())
     spared = stopped * (search.seeds - 1) if search.early_stopping is not None else 0
     return StudyCell(
         cell.method, axes, tuple(sorted(both.values(), key=lambda trial: (trial.seed, trial.key))), reported, seeds,

@@ -177,6 +177,9 @@ def run(
         if summary.stopped:
             console.print(f"stopped; finished trials are in {store.location}. To go on, run the same command again.")
             raise typer.Exit(130)
+        lost = summary.progress.finished["lost"]
+        if lost and lost == sum(summary.progress.finished.values()) and not summary.progress.stored:
+            raise typer.Exit(1)  # nothing is stored, so there is nothing to report
         try:
             _report(store.folder, console)
         except SystemExit:

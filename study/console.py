@@ -45,7 +45,7 @@ __all__ = [
 
 
 _MOST_SPLITS = 6
-_MOST_CELLS = 12
+_MOST_LINES = 12
 # More cells fill several screens; so do more values of one axis.
 _MOST_CELLS = 60
 _MOST_VALUES = 20
@@ -102,6 +102,7 @@ class RunDisplay:
         self._busy_s = 0.0
         self._live: Live | None = None
         self._told_of_memory = False
+        self._drawn = 0.0
         self.stopping = False
 
     def __enter__(self) -> RunDisplay:
@@ -195,8 +196,10 @@ class RunDisplay:
         self.console.print(Text(text, style="yellow"))
 
     def tick(self) -> None:
-        """Redraw."""
-        if self._live is not None:
+        """Redraw, a few times a second: a large study takes some milliseconds to count."""
+        now = time.monotonic()
+        if self._live is not None and now - self._drawn > 0.25:
+            self._drawn = now
             self._live.update(self._render())
 
     def _count(self) -> str:
@@ -277,7 +280,7 @@ def show_status(console: Console, status: StudyStatus) -> None:
     stored = sum(status.states.values())
     who = "not running" if status.owner is None else f"being run by {status.owner}"
     console.print(f"study {status.study} in {status.location}: {who}")
-    for trial in status.running[:_MOST_CELLS]:
+    for trial in status.running[:_MOST_LINES]:
         values = trial.get("values")
         words = (
             [f"{_short(path)}={_value(value)}" for path, value in values.items()] if isinstance(values, dict) else []
@@ -291,16 +294,16 @@ def show_status(console: Console, status: StudyStatus) -> None:
     missing = [cell for cell in status.cells if cell.stored < cell.wanted]
     if missing:
         console.print("not complete:")
-    for cell in missing[:_MOST_CELLS]:
+    for cell in missing[:_MOST_LINES]:
         console.print(Text(f"  {cell.label}: {cell.stored} of {cell.wanted}"))
-    if len(missing) > _MOST_CELLS:
-        console.print(f"  … and {len(missing) - _MOST_CELLS} more cells")
-    for row in status.failed[:_MOST_CELLS]:
+    if len(missing) > _MOST_LINES:
+        console.print(f"  … and {len(missing) - _MOST_LINES} more cells")
+    for row in status.failed[:_MOST_LINES]:
         reason = (row["error"] or "").strip().splitlines()
         line = f"{row['state'].replace('_', ' ')}: {row['method']} seed {row['seed']}, key {row['key']}"
         console.print(Text(f"{line}: {reason[-1]}" if reason else line, style="red"))
-    if len(status.failed) > _MOST_CELLS:
-        console.print(f"… and {len(status.failed) - _MOST_CELLS} more that failed")
+    if len(status.failed) > _MOST_LINES:
+        console.print(f"… and {len(status.failed) - _MOST_LINES} more that failed")
     if status.best is not None:
         console.print(f"best network: {status.best[1]:.2f} m validation RMSE ({status.best[0]})")
     _show_damaged(console, status.damaged)

@@ -26,8 +26,10 @@ os.environ.setdefault(
 
 import logging
 import re
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,8 +93,12 @@ def connect(cluster: Cluster, *, object_store_mb: int | None = None, source: str
         store_mb = cluster.object_store_mb or object_store_mb
         if store_mb is not None:
             options["object_store_memory"] = store_mb * 2**20
+    # Ray would take a polite kill for itself, and end this process with a page of addresses.
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=cluster.address, **options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
     except RuntimeEnvSetupError as error:
         ray.shutdown()
         raise _unshippable(error, source) from None

@@ -21,6 +21,7 @@ from study.errors import ConfigurationError, ResultsError, SpecError
 from study.locking import Owner
 from study.observers import RunObserver, running_trials
 from study.provenance import Provenance
+from study.result_files import unwritable
 from study.search import CellProgress, Progress, StudyQueue
 from study.spec.expand import Cell, expand
 from study.spec.model import StudySpec
@@ -192,7 +193,7 @@ def run_study(
         store.write_spec(described)  # after the site: a folder with a study.yaml says which data its trials are of
         stored = store.load()
         observer.damaged_files(stored.damaged)
-        queue = _open_queue(spec, site.data_hash, _kept(stored, retry), store, observer)
+        queue = _open_queue(spec, site.data_hash, stored, retry, store, observer)
         first = queue.next()
         if not isinstance(first, Trial):
             return _summary(store, queue, stored, stopped=False)
@@ -264,23 +265,24 @@ def plan_run(spec: StudySpec, cluster: Cluster, store: Store, *, retry: Collecti
     check_local(cluster)
     _check_owner(store, spec.model_dump(mode="json", by_alias=True), site)
     stored = store.load()
-    rows = _kept(stored, retry)
-    queue = StudyQueue(spec, site.data_hash, rows, epochs=_epochs_in(store))
+    rows, retried = _split(stored, retry)
+    queue = StudyQueue(spec, site.data_hash, rows, epochs=_epochs_in(store), retried=retried)
     queue.next()  # lets a finished search name its winner
     progress = queue.progress()
     return RunPlan(
         queue.cells(),
         progress.wanted,
         progress.stored,
-        len((stored.rows.keys() - rows.keys()) & queue.known_keys()),
+        len(retried.keys() & queue.known_keys()),
         len(stored.rows.keys() - queue.known_keys()),
         stored.damaged,
     )
 
 
-def _kept(stored: StoredTrials, retry: Collection[str]) -> dict[str, dict[str, Any]]:
-    """The rows that count as finished."""
-    return {key: row for key, row in stored.rows.items() if row["state"] not in retry}
+def _split(stored: StoredTrials, retry: Collection[str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The rows that count as finished, and those of trials that run again."""
+    retried = {key: row for key, row in stored.rows.items() if row["state"] in retry}
+    return {key: row for key, row in stored.rows.items() if key not in retried}, retried
 
 
 def _summary(store: Store, queue: StudyQueue, stored: StoredTrials, stopped: bool) -> RunSummary:
@@ -297,20 +299,29 @@ def _epochs_in(store: Store) -> Callable[[str], Mapping[str, list[Any]] | None]:
 
 
 def _open_queue(
-    spec: StudySpec, data_hash: str, rows: dict[str, dict[str, Any]], store: Store, observer: RunObserver
+    spec: StudySpec,
+    data_hash: str,
+    stored: StoredTrials,
+    retry: Collection[str],
+    store: Store,
+    observer: RunObserver,
 ) -> StudyQueue:
     """The queue, with Optuna's journal or, where that is damaged, with a new one: the rows hold all it said."""
     journal = store.journal
+    rows, retried = _split(stored, retry)
     try:
-        return StudyQueue(spec, data_hash, rows, journal, _epochs_in(store))
+        return StudyQueue(spec, data_hash, rows, journal, _epochs_in(store), retried)
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, OSError) as error:
         # What Optuna raises depends on where its file is broken. A defect of ours would be raised again below.
         if not journal.exists():
             raise
         damaged = journal.with_name(f"{journal.name}.damaged")
         observer.damaged_files([Damaged(journal, f"{type(error).__name__}; kept as {damaged.name} and rebuilt")])
-        journal.replace(damaged)
-        return StudyQueue(spec, data_hash, rows, journal, _epochs_in(store))
+        try:
+            journal.replace(damaged)
+            return StudyQueue(spec, data_hash, rows, journal, _epochs_in(store), retried)
+        except OSError as failure:
+            raise unwritable(journal, failure) from None
 
 
 def _check_owner(store: Store, described: dict[str, Any], site: Site) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import optuna
@@ -82,6 +83,7 @@ class StudyQueue:
         journal: Optuna's journal file; None keeps Optuna's studies in memory.
         epochs: gives the stored epochs of a trial by its key, as columns; asked only for candidates of a search with
             early stopping that the journal does not know.
+        retried: stored rows that do not count as finished: their trials run again, as candidates of their searches.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class StudyQueue:
         rows: Mapping[str, dict[str, Any]],
         journal: Path | None = None,
         epochs: Epochs = lambda key: None,
+        retried: Rows = MappingProxyType({}),
     ) -> None:
         self.rows: dict[str, dict[str, Any]] = dict(rows)
         self._live: dict[str, Trial] = {}
@@ -100,7 +103,9 @@ class StudyQueue:
         self._cells: list[_FixedCell | _SearchedCell] = [
             _FixedCell(cell, spec.seeds, data_hash)
             if cell.search is None
-            else _SearchedCell(cell, cell.search, spec.seeds, spec.select, data_hash, storage, self.rows, epochs)
+            else _SearchedCell(
+                cell, cell.search, spec.seeds, spec.select, data_hash, storage, self.rows, epochs, retried
+            )
             for cell in cells
         ]
         self._cells.sort(key=lambda cell: cell.rank)
@@ -169,6 +174,8 @@ class StudyQueue:
             self._finished["lost"] += 1
             for cell in self._cells:
                 cell.forget(key)
+            for search in self._searches:
+                search.settle(self.rows)  # it may have been what a candidate waited for
 
     def progress(self) -> Progress:
         """Counts as of now. ``wanted`` is an estimate until every searched cell has chosen its winner."""
@@ -266,6 +273,7 @@ class _SearchedCell:
         storage: optuna.storages.BaseStorage,
         rows: Rows,
         epochs: Epochs,
+        retried: Rows,
     ) -> None:
         self.cell, self._search, self._seeds, self._select, self._hash = cell, search, seeds, select, data_hash
         self._space = {path: _distribution(domain) for path, domain in search.space.items()}
@@ -275,17 +283,18 @@ class _SearchedCell:
         self._exhausted = False
         self._winner: list[Trial] | None = None
         self._leader: list[Trial] | None = None  # trials of the best by now; None after a candidate has finished
-        self._grid = self._points() if search.sampler == "grid" else None
+        self._grid = iter(self._points()) if search.sampler == "grid" else None
+        stored = cell.stored_candidates([*rows.values(), *retried.values()], data_hash)
         self._metrics = ("validation_rmse_m", "validation_accuracy") if search.sampler == "nsga2" else (select.column,)
         self._optuna = optuna.create_study(
-            study_name=f"{cell.label} [{_space_label(search)}]",
+            study_name=_study_name(cell, search, self._metrics),
             storage=storage,
-            sampler=_sampler(search),
+            sampler=_sampler(search, len(stored)),
             pruner=_pruner(search.early_stopping),
             directions=["maximize" if metric == "validation_accuracy" else "minimize" for metric in self._metrics],
             load_if_exists=True,
         )
-        self._align(rows, epochs)
+        self._align(stored, rows, epochs)
         self.settle(rows)
 
     @property
@@ -311,7 +320,7 @@ class _SearchedCell:
     def _wanted(self, candidate: _Candidate, rows: Rows) -> list[Trial]:
         """A candidate's trials as far as they are known to be wanted: one that falls behind needs no other seeds."""
         first = rows.get(candidate.trials[0].key)
-        if self._search.early_stopping is not None and (first is None or first["state"] == "pruned"):
+        if self._search.early_stopping is not None and (first is None or first["state"] != "done"):
             return candidate.trials[:1]
         return candidate.trials
 
@@ -446,6 +455,17 @@ class _SearchedCell:
         )
         return [] if winner is None else self.cell.trials(self._seeds, self._hash, dict(winner.values))
 
+    def _trials_of_the_leader(self, rows: Rows) -> list[Trial]:
+        """Trials on all seeds of the candidate with the best mean so far; cheaper than to choose a winner."""
+        sign = 1 if self._select.direction == "min" else -1
+        means = (
+            (sign * mean[0], candidate)
+            for candidate in self._candidates.values()
+            if (mean := candidate.means(rows, (self._select.column,))) is not None
+        )
+        _, leader = min(means, key=lambda item: item[0], default=(0.0, None))
+        return [] if leader is None else self.cell.trials(self._seeds, self._hash, dict(leader.values))
+
     # --- counts ---
 
     def expected(self, rows: Rows) -> int:
@@ -454,8 +474,8 @@ class _SearchedCell:
         spared = 0
         if self._search.early_stopping is not None and self._search.seeds > 1:
             firsts = (rows.get(candidate.trials[0].key) for candidate in self._candidates.values())
-            pruned = sum(row is not None and row["state"] == "pruned" for row in firsts)
-            spared = pruned * (self._search.seeds - 1)
+            out = sum(row is not None and row["state"] != "done" for row in firsts)
+            spared = out * (self._search.seeds - 1)
         return candidates * self._search.seeds - spared + max(0, self._seeds - self._search.seeds)
 
     def has_stored(self, key: str, rows: Rows) -> bool:
@@ -467,19 +487,27 @@ class _SearchedCell:
             return found | {trial.key for trial in self._winner}
         # Until the search has ended, stored repeats belong to the candidate that is best so far, as in the report.
         if self._leader is None:
-            self._leader = self._trials_of_the_best(rows)
+            self._leader = self._trials_of_the_leader(rows)
         return found | {trial.key for trial in self._leader if trial.key in rows}
 
     # --- the journal and the store ---
 
-    def _align(self, rows: Rows, epochs: Epochs) -> None:
+    def _align(self, stored: Iterable[dict[str, Any]], rows: Rows, epochs: Epochs) -> None:
         """Bring Optuna's study in line with the store.
 
         Candidates of the store that Optuna does not know are told to it. Optuna's unfinished trials belong to a driver
         that is gone: they are closed, and handed out again as new ones.
+
+        Args:
+            stored: values of the candidates that the store has rows of.
+            rows: the rows that count as finished.
+            epochs: see `StudyQueue`.
         """
         told: set[str] = set()
         again: list[dict[str, Any]] = []
+        for _ in self._optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            # It was enqueued, and the driver died before it asked for it. A waiting one is what `ask` returns first.
+            self._optuna.tell(self._optuna.ask(), state=TrialState.FAIL)
         for trial in self._optuna.get_trials(deepcopy=False):
             if set(trial.params) != set(self._space):
                 if not trial.state.is_finished():
@@ -492,7 +520,7 @@ class _SearchedCell:
             else:
                 self._optuna.tell(trial.number, state=TrialState.FAIL)
                 again.append(values)
-        for values in self.cell.stored_candidates(rows.values(), self._hash):
+        for values in stored:
             candidate = self._add(values, None, rows)
             if canonical(values) in self._open:  # some of its trials are still wanted
                 self._optuna.enqueue_trial(values)
@@ -565,15 +593,17 @@ def _open_journal(path: Path | None) -> optuna.storages.BaseStorage:
     return optuna.storages.JournalStorage(backend)
 
 
-def _sampler(search: Search) -> optuna.samplers.BaseSampler:
+def _sampler(search: Search, stored: int) -> optuna.samplers.BaseSampler:
+    """The sampler of a search that has so many candidates already: with the same seed it would draw them again."""
+    seed = (search.sampler_seed + 1_000_003 * stored) % 2**32
     if search.sampler == "tpe":
         # constant_liar: trials run side by side, and must not all go to the same place.
-        return optuna.samplers.TPESampler(seed=search.sampler_seed, constant_liar=True, n_startup_trials=5)
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=5)
     if search.sampler == "nsga2":
         # Optuna's populations of 50 would leave a search of 30 candidates at random draws.
         population = max(4, min(50, search.points() // 4))
-        return optuna.samplers.NSGAIISampler(seed=search.sampler_seed, population_size=population)
-    return optuna.samplers.RandomSampler(seed=search.sampler_seed)
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
+    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _pruner(rules: EarlyStopping | None) -> optuna.pruners.BasePruner:
@@ -605,6 +635,9 @@ def _rounded(params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: float(f"{value:.12g}") if isinstance(value, float) else value for key, value in params.items()}
 
 
-def _space_label(search: Search) -> str:
-    # A changed space is another Optuna study: its distributions would not fit the old one.
-    return canonical_json({path: domain.model_dump(by_alias=True) for path, domain in search.space.items()})
+def _study_name(cell: Cell, search: Search, metrics: Iterable[str]) -> str:
+    """The name of a cell's Optuna study; another space, sampler, metric or code of a user's method is another study."""
+    space = canonical_json({path: domain.model_dump(by_alias=True) for path, domain in search.space.items()})
+    user = cell.resolve().get("user_method")
+    source = f" {user['source']}" if isinstance(user, dict) else ""
+    return f"{cell.label} [{space}] {search.sampler} {' '.join(metrics)}{source}"

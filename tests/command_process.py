@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,20 +33,30 @@ class CommandProcess:
         folder: Path | None = None,
     ) -> None:
         program = f"from study.cli import main\n{before}\nmain()"
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody empties would stop the command
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, *map(str, arguments)],
-            stdout=self._log,
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            text=True,
             start_new_session=True,
             env={**os.environ, **(environment or {})},
             cwd=folder,
         )
+        self._lines: list[str] = []
+        # A pipe that nobody empties would stop the command.
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.append(line)
 
     def output(self) -> str:
         """What it has printed by now."""
-        self._log.seek(0)
-        return self._log.read()
+        if self.process.poll() is not None:
+            self._reader.join(10)  # what it started may hold the pipe open
+        return "".join(self._lines)
 
     def descendants(self) -> dict[int, str]:
         """Process ids and command lines of everything else in its session, Ray's own processes included."""
@@ -113,4 +123,3 @@ class CommandProcess:
             except ProcessLookupError:
                 continue
         self.process.wait()
-        self._log.close()

@@ -6,7 +6,8 @@ import json
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,6 +25,7 @@ from study.engine.attempt import Parcel, answer_deadline_s
 from study.errors import ResultsError
 from study.observers import RunObserver
 from study.provenance import Provenance
+from study.result_files import unwritable
 from study.search import StudyQueue, Work
 from study.spec.trial import Trial, canonical_json
 from study.store import Store, TrialTables
@@ -95,9 +97,11 @@ class QueueSearcher(_NotPickled, Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial, None where a running one decides what comes, or that there is no more."""
+        found: Trial | Work = Work.NONE
+        with self._noticing_a_full_disk():
+            found = self._ready.pop() if self._ready else self._queue.next()
         if self.store_failure is not None:
             return str(Searcher.FINISHED)
-        found = self._ready.pop() if self._ready else self._queue.next()
         if not isinstance(found, Trial):
             # Not finished while a trial runs: it may be lost, and has to run again.
             return None if self._running or found is Work.LATER else str(Searcher.FINISHED)
@@ -129,10 +133,12 @@ class QueueSearcher(_NotPickled, Searcher):
         if running is None or parcel is None:
             return False
         tables = parcel.unpack()
-        if tables is None or not self._queue.falls_behind(running.trial.key, tables.epochs):
+        if tables is None or tables.epochs is None:
             return False
-        running.so_far = tables
-        return True
+        with self._noticing_a_full_disk():
+            if self._queue.falls_behind(running.trial.key, tables.epochs):
+                running.so_far = tables
+        return running.so_far is not None
 
     def fails_with(self, trial_id: str, reason: str) -> None:
         """Why the process of a trial is gone, as far as Ray knows; followed by `on_trial_complete`."""
@@ -153,7 +159,7 @@ class QueueSearcher(_NotPickled, Searcher):
             self._process_is_gone(trial_id)
         else:  # the run is ending
             del self._running[trial_id]
-            self._queue.lose(running.trial.key)
+            self._lose(running.trial.key)
 
     def _take(self, trial_id: str, parcel: Parcel) -> None:
         tables = parcel.unpack()
@@ -178,7 +184,7 @@ class QueueSearcher(_NotPickled, Searcher):
             self._store_tables(trial_id, self._tables_of(trial, "out_of_memory", running.reason, seconds))
         else:
             del self._running[trial_id]
-            self._queue.lose(trial.key)
+            self._lose(trial.key)
             self._observer.trial_lost(trial, running.reason)
 
     def _tables_of(self, trial: Trial, state: str, error: str, seconds: float) -> TrialTables:
@@ -189,6 +195,8 @@ class QueueSearcher(_NotPickled, Searcher):
             "error": error,
             "method": trial.method,
             "seed": trial.seed,
+            "data_seed": trial.config["split"].get("data_seed"),
+            "planned_epochs": trial.config.get("training", {}).get("epochs"),
             "config": canonical_json(trial.config),
             "data_hash": trial.data_hash,
             "started_at": (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds"),
@@ -206,11 +214,24 @@ class QueueSearcher(_NotPickled, Searcher):
             self._store.write(tables)
         except ResultsError as error:
             self.store_failure = self.store_failure or error
-            self._queue.lose(key)
+            self._lose(key)
             return
-        self._queue.finish(tables.row)
+        with self._noticing_a_full_disk():
+            self._queue.finish(tables.row)
         self._observer.trial_finished(tables)
         self._free(key)
+
+    def _lose(self, key: str) -> None:
+        with self._noticing_a_full_disk():
+            self._queue.lose(key)
+
+    @contextmanager
+    def _noticing_a_full_disk(self) -> Iterator[None]:
+        """The queue writes too: Optuna's journal."""
+        try:
+            yield
+        except OSError as error:
+            self.store_failure = self.store_failure or unwritable(self._store.journal, error)
 
     def _is_ending(self) -> bool:
         return self.store_failure is not None or self._stopper.stopping

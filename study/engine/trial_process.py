@@ -45,6 +45,9 @@ class TrialProcess(tune.Trainable):
         """Open the site, once for all trials."""
         import torch
 
+        # To open the site may hang, too.
+        limit = config["payload"].time_limit_s
+        watch_for_hanging(None if limit is None else answer_deadline_s(limit))
         self._data = open_data(config["payload"], torch.device("cuda" if config["payload"].gpu else "cpu"))
         self._run: Generator[EpochRecord, None, TrialTables] | None = None
         self.reset_config(config)

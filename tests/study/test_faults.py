@@ -65,6 +65,7 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
 def spec(tmp_path: Path) -> Path:
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(STUDY))
+    (tmp_path / "two.yaml").write_text("cpus: 2\n")  # on many cores everything would end at once
     return path
 
 
@@ -76,7 +77,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(start_command: Start, spec: Path, tmp_path: Path) -> Start:
     """Start ``study run`` of the study, with further arguments."""
-    return lambda *more, **options: start_command("run", spec, "--results", tmp_path / "results", *more, **options)
+    usual = ("run", spec, "--results", tmp_path / "results", "--cluster", tmp_path / "two.yaml")
+    return lambda *more, **options: start_command(*usual, *more, **options)
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +131,14 @@ def test_a_killed_trial_process_is_replaced(run: Start, folder: Path, undisturbe
     assert is_part_of(table(folder), undisturbed)
 
 
-def test_a_stopped_study_goes_on(run: Start, folder: Path, undisturbed: dict[str, tuple[Any, ...]]) -> None:
+@pytest.mark.parametrize("how", ["Ctrl-C", "a polite kill"])
+def test_a_stopped_study_goes_on(how: str, run: Start, folder: Path, undisturbed: dict[str, tuple[Any, ...]]) -> None:
     driver = run(*FEW)
     driver.wait_for(lambda: len(files(folder)) >= 2, "two trials")
-    driver.interrupt()
+    if how == "Ctrl-C":
+        driver.interrupt()
+    else:
+        driver.process.terminate()
     assert driver.ended() == 130, driver.output()
     assert "Traceback" not in driver.output()
     assert "run the same command again" in driver.output()

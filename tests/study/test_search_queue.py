@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ TPE = {
 }
 
 
-def _spec(search: dict[str, Any] | None = None, **changes: Any) -> StudySpec:
+def _spec(search: Any = None, **changes: Any) -> StudySpec:
     return StudySpec.model_validate(
         {
             "study": "s",
@@ -37,7 +38,7 @@ def _spec(search: dict[str, Any] | None = None, **changes: Any) -> StudySpec:
             "base": copy.deepcopy(SMALL_BASE),
             "axes": {"method": ["DCNN", "MDA", "HDA"], "system.paths": [10, 25]},
             "seeds": 3,
-            "search": [search] if search else [],
+            "search": search if isinstance(search, list) else [search] if search else [],
             **changes,
         }
     )
@@ -217,3 +218,70 @@ def test_progress_counts_what_is_wanted_stored_and_done() -> None:
     label, value = queue.best() or ("", 0.0)
     assert label.startswith(("DCNN", "MDA", "HDA"))
     assert value >= 10
+
+
+@pytest.mark.parametrize("finished", [0, 4])
+def test_a_search_ends_when_its_last_candidate_is_lost(finished: int) -> None:
+    queue = StudyQueue(_spec(GRID, axes={"method": ["MDA"]}, references=[]), "hash", {})
+    candidates = [queue.next() for _ in range(5)]
+    for trial in candidates[:finished]:
+        queue.finish(_row(trial))  # type: ignore[arg-type]
+    for trial in candidates[finished:]:
+        queue.lose(trial.key)  # type: ignore[union-attr]
+    assert [trial.seed for trial in _drain(queue)] == ([1, 2] if finished else [])
+    assert queue.next() is Work.NONE
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_long_search_is_topped_up_by_a_new_driver(sampler: str) -> None:
+    """With the same seed a new sampler would draw what is stored already, and give up."""
+    search = {
+        "when": {"method": "MDA"}, "space": {"objective.gamma": {"float": [0.0, 4.0]}}, "sampler": sampler, "seeds": 1,
+    }  # fmt: skip
+    axes = {"method": ["MDA"]}
+    rows = {
+        trial.key: _row(trial) for trial in _run(_spec({**search, "trials": 210}, axes=axes, references=[], seeds=1))
+    }
+    assert len(rows) == 210
+    more = _run(_spec({**search, "trials": 215}, axes=axes, references=[], seeds=1), rows)
+    assert len(more) == 5
+
+
+def test_failed_candidates_that_are_tried_again_are_the_same_candidates(tmp_path: Path) -> None:
+    spec, journal = _spec(TPE, axes={"method": ["MDA"]}, references=[]), tmp_path / "optuna.journal"
+    queue = StudyQueue(spec, "hash", {}, journal)
+    trials = list(_drain_with(queue, lambda number: "failed" if number == 3 else "done"))
+    failed = trials[3]
+    rows = {key: row for key, row in queue.rows.items() if key != failed.key}
+    again = StudyQueue(spec, "hash", rows, journal, retried={failed.key: queue.rows[failed.key]})
+    first = again.next()
+    assert isinstance(first, Trial)
+    assert first.key == failed.key
+
+
+def _drain_with(queue: StudyQueue, state: Callable[[int], str]) -> Iterator[Trial]:
+    for number in itertools.count():
+        if not isinstance(trial := queue.next(), Trial):
+            return
+        yield trial
+        queue.finish(_row(trial, state(number)))
+
+
+def test_another_metric_or_sampler_is_another_optuna_study(tmp_path: Path) -> None:
+    journal = tmp_path / "optuna.journal"
+    names = set()
+    for changes in ({}, {"select": {"metric": "validation_accuracy"}}, {"search": [{**TPE, "sampler": "random"}]}):
+        StudyQueue(_spec(**{"search": TPE, "axes": {"method": ["MDA"]}, **changes}), "hash", {}, journal)
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+        names = {study.study_name for study in optuna.get_all_study_summaries(storage)}
+    assert len(names) == 3
+
+
+def test_a_candidate_that_was_enqueued_and_never_asked_for_is_closed(tmp_path: Path) -> None:
+    spec, journal = _spec(GRID, axes={"method": ["MDA"]}, references=[]), tmp_path / "optuna.journal"
+    StudyQueue(spec, "hash", {}, journal).next()
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    (summary,) = optuna.get_all_study_summaries(storage)
+    optuna.load_study(study_name=summary.study_name, storage=storage).enqueue_trial({"objective.lambda": 0.75})
+    tried = [trial.config["objective"]["lambda"] for trial in _run(spec, {}, journal) if trial.seed == 0]
+    assert sorted(tried) == [0.0, 0.25, 0.5, 0.75, 1.0]
