@@ -124,7 +124,9 @@ def run(
             "it. By default what the cluster file says under storage, and results/ otherwise."
         ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Model seeds per cell, instead of the spec's.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Model seeds per cell, instead of the spec's.")
+    ] = None,
     retry: Annotated[
         str, typer.Option(help="Run stored trials of these states again: failed,out_of_memory,diverged,pruned.")
     ] = "",
@@ -241,7 +243,9 @@ def compact(folder: FolderArgument) -> None:
 @app.command()
 def validate(
     spec: SpecArgument,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Model seeds per cell, instead of the spec's.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Model seeds per cell, instead of the spec's.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show every cell of a large study, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -497,7 +501,16 @@ def _load_spec(name: str, seeds: int | None) -> StudySpec:
     from study.resources import find_spec
 
     loaded = load_study(find_spec(name))
-    return loaded if seeds is None else loaded.model_copy(update={"seeds": seeds})
+    if seeds is None:
+        return loaded
+    for i, search in enumerate(loaded.search):
+        if search.seeds > seeds:
+            raise SpecError(
+                f"a candidate has {search.seeds} seeds, and the study {seeds}",
+                where=f"--seeds {seeds}, search[{i}].seeds: {search.seeds}",
+                allowed=f"at least --seeds {search.seeds}",
+            )
+    return loaded.model_copy(update={"seeds": seeds})
 
 
 def _own_method(path: str) -> type[Method]:

@@ -310,10 +310,12 @@ def _open_queue(
     journal = store.journal
     rows, retried = _split(stored, retry)
     try:
+        if journal.is_symlink() or (journal.exists() and not journal.is_file()):
+            raise ValueError("it is no plain file")
         return StudyQueue(spec, data_hash, rows, journal, _epochs_in(store), retried)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError, OSError) as error:
         # What Optuna raises depends on where its file is broken. A defect of ours would be raised again below.
-        if not journal.exists():
+        if not (journal.exists() or journal.is_symlink()):
             raise
         damaged = journal.with_name(f"{journal.name}.damaged")
         observer.damaged_files([Damaged(journal, f"{type(error).__name__}; kept as {damaged.name} and rebuilt")])
@@ -362,7 +364,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterable[tuple[str, Any,
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 20 else text[:17] + "…"
 
 

@@ -7,6 +7,7 @@ with them at the start, and rebuilt from them when it is lost.
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -217,6 +218,7 @@ class StudyQueue:
             if (row := self.rows.get(key)) is not None
             and row["state"] == "done"
             and row["validation_rmse_m"] is not None
+            and math.isfinite(row["validation_rmse_m"])
         ]
         value, label = min(found, default=(0.0, ""))
         self._best = (label, value) if found else None
@@ -587,6 +589,8 @@ class _Candidate:
 def _open_journal(path: Path | None) -> optuna.storages.BaseStorage:
     # Optuna's own log lines would run into the progress display.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # It keeps lists and mappings as choices all the same.
+    warnings.filterwarnings("ignore", message="Choices for a categorical distribution")
     if path is None:
         return optuna.storages.InMemoryStorage()
     backend = optuna.storages.journal.JournalFileBackend(str(path))

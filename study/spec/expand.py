@@ -81,14 +81,18 @@ class Cell:
         """
         if self.search is None:
             return []
-        wanted = canonical_json(_without(self.resolve(), self.search.space))
+        # What a configuration has can depend on the searched values; these settings come and go with them.
+        others = [*self.search.space, "split.data_seed", "split.target"]
+        wanted = canonical_json(_without(self.resolve(), others))
         found: dict[str, dict[str, Any]] = {}
         for row in sorted(rows, key=lambda row: (row.get("started_at") or "", row["key"])):
             if row["method"] != self.method or row["seed"] >= self.search.seeds or row["data_hash"] != data_hash:
                 continue
             config = json.loads(row["config"])
             values = {path: config_value(config, path) for path in self.search.space}
-            if self.search.contains(values) and canonical_json(_without(config, self.search.space)) == wanted:
+            if not self.search.contains(values) or canonical_json(_without(config, others)) != wanted:
+                continue
+            if canonical_json(self.resolve(values)) == canonical_json(config):
                 found.setdefault(canonical(values), values)
         return list(found.values())
 

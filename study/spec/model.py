@@ -204,6 +204,10 @@ class Search(_Frozen):
                             at=("space", path),
                         )
                     )
+            count = math.prod(len(domain.values() or [None]) for domain in self.space.values())
+            if count > MAX_CELLS:
+                what = f"the grid has {count:,} points"
+                problems.append(InvalidValue(what, allowed=f"at most {MAX_CELLS:,}, or sampler: tpe", at=("space",)))
             if self.trials is not None:
                 problems.append(
                     InvalidValue(

@@ -210,8 +210,8 @@ class TrainingSettings(_Settings):
             would distort the metric.
     """
 
-    epochs: int = Field(default=200, ge=1)
-    batch_size: int = Field(default=256, ge=2)
+    epochs: int = Field(default=200, ge=1, le=1_000_000)
+    batch_size: int = Field(default=256, ge=2, le=10_000_000)
     learning_rate: float = Field(default=1e-3, gt=0)
     schedule: Literal["constant", "one_cycle"] = "constant"
     optimizer: Literal["adam", "sgd"] = "adam"

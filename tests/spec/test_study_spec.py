@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import pytest
 import yaml
 from hypothesis import given
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from models.settings import METHOD_SETTINGS
 from study.errors import SpecError
@@ -299,3 +299,12 @@ def test_settings_of_the_split_that_a_trial_does_not_read_are_not_in_its_key() -
     assert key("DCNN", data_seed=1) == key("DCNN")
     drawn = {"uniform": [10, 25]}
     assert key("DCNN", data_seed=1, paths=drawn) != key("DCNN", paths=drawn)
+
+
+def test_a_grid_of_millions_of_points_is_a_slip_of_the_pen() -> None:
+    fine = {"grid": [0.0, 1.0, 0.001]}
+    search = {"when": {"method": "MDA"}, "space": {"objective.lambda": fine, "objective.gamma": fine}}
+    with pytest.raises(ValidationError, match="1,002,001 points"):
+        StudySpec.model_validate(
+            {"study": "s", "site": "canyon_small", "axes": {"method": ["MDA"]}, "search": [search]}
+        )

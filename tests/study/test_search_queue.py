@@ -285,3 +285,23 @@ def test_a_candidate_that_was_enqueued_and_never_asked_for_is_closed(tmp_path: P
     optuna.load_study(study_name=summary.study_name, storage=storage).enqueue_trial({"objective.lambda": 0.75})
     tried = [trial.config["objective"]["lambda"] for trial in _run(spec, {}, journal) if trial.seed == 0]
     assert sorted(tried) == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"objective.knowledge_transfer": {"values": [True, False]}},
+        {"system.paths": {"values": [{"uniform": [10, 25]}, 25]}},
+        {"objective.lambda": {"grid": [0.2, 0.8, 0.3]}, "branches": {"values": ["shared", "twin"]}},
+    ],
+    ids=["transfer", "paths", "branches"],
+)
+def test_every_candidate_is_found_again_whatever_else_its_values_change(space: dict[str, Any]) -> None:
+    """Without knowledge transfer no target is read, and fixed paths have no data seed."""
+    axes = {"method": ["MDA"]}
+    spec = _spec({"when": {"method": "MDA"}, "space": space, "seeds": 1}, axes=axes, references=[])
+    rows = {trial.key: _row(trial) for trial in _run(spec)}
+    (cell,) = expand(spec)
+    assert cell.search is not None
+    assert len(cell.stored_candidates(rows.values(), "hash")) == cell.search.points()
+    assert _run(spec, rows) == []
