@@ -97,7 +97,7 @@ def show_costs(console: Console, costs: list[dict[str, Any]]) -> None:
         table.add_column(title, justify="left" if key in ("method", "branches") else "right", no_wrap=True)
     for cost in costs:
         table.add_row(*(_si(cost[key]) if isinstance(cost[key], int) else str(cost[key]) for key in columns))
-    show_table(console, table)
+    show_table(console, table, whole=True)
     console.print(
         "Table III prints as 'FLOPs' the MACs of one training pass over a batch, batch normalization included; "
         "FLOPs here are 2 × MACs of convolutions and linear layers. --json gives all digits."

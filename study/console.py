@@ -359,14 +359,20 @@ def show_cells(console: Console, planned: Outline, head: str, *, every: bool = F
 
 
 class _Uncut:
-    """A tree with all of its lines, however long: rich cuts them at the terminal's width, and a pipe's is 80."""
+    """A tree or a table with all of its lines, however long: rich cuts them at the terminal's width, and a pipe's is 80.
 
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
+    Args:
+        content: what to print.
+        width: how wide; as wide as its longest line when left out.
+    """
+
+    def __init__(self, content: Tree | Table, width: int | None = None) -> None:
+        self._content, self._width = content, width
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = options.update(max_width=10_000)
-        yield from console.render(self._tree, wide.update(width=Measurement.get(console, wide, self._tree).maximum))
+        width = self._width or Measurement.get(console, wide, self._content).maximum
+        yield from console.render(self._content, wide.update(width=width))
 
 
 def _add_values(tree: Tree, planned: Outline) -> None:
@@ -427,10 +433,16 @@ def show_splits(console: Console, splits: list[SplitSize]) -> None:
             console.print(f"  warning: {'; '.join(empty)}: its accuracy says little", style="yellow")
 
 
-def show_table(console: Console, table: Table) -> None:
-    """Print a table with all its columns: where the terminal is too narrow, its lines are longer than the terminal."""
+def show_table(console: Console, table: Table, *, whole: bool = False) -> None:
+    """Print a table with all its columns: where the terminal is too narrow, its lines are longer than the terminal.
+
+    Args:
+        console: where to print.
+        table: the table.
+        whole: no cell is broken into lines or shortened.
+    """
     needed = Measurement.get(console, console.options.update(max_width=1000), table).minimum
-    console.print(table, width=max(console.width, needed), crop=False)
+    console.print(_Uncut(table, None if whole else max(console.width, needed)), crop=False)
 
 
 def show_importing(console: Console, progress: ImportProgress) -> None:
