@@ -84,6 +84,7 @@ class _DamagedGenerationError(Exception):
 def merge(
     folder: Path,
     read_singles: Callable[[Iterable[Path]], Iterator[tuple[Path, pa.Table | Exception]]],
+    check_held: Callable[[], None],
     keep: Callable[[str], None],
     remove: Callable[[list[str]], None],
 ) -> Compaction:
@@ -92,6 +93,7 @@ def merge(
     Args:
         folder: the results folder.
         read_singles: reads trials' own files.
+        check_held: raises once the folder is another driver's; asked before a file takes its name.
         keep: told the name (``trials/compacted-000001.parquet``) of each file once it is whole on disk.
         remove: removes files, in this order.
 
@@ -119,7 +121,7 @@ def merge(
             return Compaction(0, counted, counted - len(gone), damaged)
         number = 1 + max((item for listing in before.values() for item in listing.compacted), default=0)
         try:
-            left_alone = _write(folder, plan, number, damaged)
+            left_alone = _write(folder, plan, number, damaged, check_held)
             break
         except _DamagedGenerationError as error:
             damaged.append(error.found)
@@ -176,15 +178,18 @@ def _mergeable(path: Path, kind: str) -> bool:
     return fits(pq.ParquetFile(pa.OSFile(str(path), "rb")).schema_arrow, kind)
 
 
-def _write(folder: Path, plan: _Plan, number: int, damaged: list[Damaged]) -> set[str]:
+def _write(folder: Path, plan: _Plan, number: int, damaged: list[Damaged], check_held: Callable[[], None]) -> set[str]:
     """Write a generation; the keys whose own files were left as they are."""
     left_alone: set[str] = set()
+    written: list[str] = []
     try:
         for kind in ("epochs", "errors"):
-            _write_kind(folder, kind, number, _side_tables(folder, kind, plan, left_alone, damaged))
-        _write_kind(folder, "trials", number, _trial_tables(plan, left_alone))
+            _write_kind(folder, kind, number, _side_tables(folder, kind, plan, left_alone, damaged), check_held)
+            written.append(kind)
+        _write_kind(folder, "trials", number, _trial_tables(plan, left_alone), check_held)
     except BaseException:
-        for kind in ("epochs", "errors"):  # without its trials a generation counts for nothing
+        # Without its trials a generation counts for nothing. A file that is not ours may be another driver's.
+        for kind in written:
             with suppress(OSError):
                 (folder / kind / _name(number)).unlink(missing_ok=True)
         raise
@@ -234,7 +239,9 @@ def _trial_tables(plan: _Plan, left_alone: set[str]) -> Iterator[pa.Table]:
             yield plan.singles[key]
 
 
-def _write_kind(folder: Path, kind: str, number: int, tables: Iterable[pa.Table]) -> None:
+def _write_kind(
+    folder: Path, kind: str, number: int, tables: Iterable[pa.Table], check_held: Callable[[], None]
+) -> None:
     """Write one file, and compare it with what was to be written before it takes its name."""
     path = folder / kind / _name(number)
     schema = SCHEMAS[kind]
@@ -252,6 +259,7 @@ def _write_kind(folder: Path, kind: str, number: int, tables: Iterable[pa.Table]
             )
         if not same:
             raise OSError(f"{path.name} does not read back as it was written")
+        check_held()
 
 
 def _groups(tables: Iterable[pa.Table], schema: pa.Schema, rows: int) -> Iterator[pa.Table]:

@@ -16,6 +16,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from study.data.path_table import CONDITIONS
+from study.result_files import printable
 from study.running import RunPlan, RunSummary, SplitSize, StudyStatus
 from study.search import StudyQueue
 from study.spec.expand import Cell, show_value
@@ -287,7 +288,7 @@ def show_status(console: Console, status: StudyStatus) -> None:
         )
         line = " ".join([str(trial.get("method")), *words, f"seed {trial.get('seed')}"])
         told = f", epoch {trial['epoch']}" if trial.get("epoch") is not None else ""
-        console.print(Text(f"  running: {line}{told}"))
+        console.print(Text(printable(f"  running: {line}{told}")))
     console.print(f"{stored} of {status.wanted} trials stored")
     for state, count in sorted(status.states.items()):
         console.print(f"  {state.replace('_', ' ')}: {count}")
@@ -301,7 +302,7 @@ def show_status(console: Console, status: StudyStatus) -> None:
     for row in status.failed[:_MOST_LINES]:
         reason = (row["error"] or "").strip().splitlines()
         line = f"{row['state'].replace('_', ' ')}: {row['method']} seed {row['seed']}, key {row['key']}"
-        console.print(Text(f"{line}: {reason[-1]}" if reason else line, style="red"))
+        console.print(Text(printable(f"{line}: {reason[-1]}" if reason else line), style="red"))
     if len(status.failed) > _MOST_LINES:
         console.print(f"… and {len(status.failed) - _MOST_LINES} more that failed")
     if status.best is not None:
@@ -359,7 +360,7 @@ def show_cells(console: Console, planned: Outline, head: str, *, every: bool = F
 
 
 class _Uncut:
-    """A tree or a table with all of its lines, however long: rich cuts them at the terminal's width, and a pipe's is 80.
+    """A tree or a table with all of its lines: rich cuts them at the terminal's width, and that of a pipe is 80.
 
     Args:
         content: what to print.

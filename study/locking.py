@@ -5,7 +5,8 @@ FolderLock      the operating system's lock on ``.lock``; it goes with the proce
 RemoteLock      on object stores, which have no locks: every taker puts a claim of its own, waits, and looks at all
                 claims. Holders renew theirs; a claim that is not renewed is stale.
 
-Ages are differences of times that the file system itself gave to files, so that clocks may differ between hosts.
+Ages are differences of times that the file system itself gave to files, so that clocks may differ between hosts. A
+holder that was silent for too long, also because its machine slept, gives up: another may hold the folder.
 """
 
 from __future__ import annotations
@@ -73,10 +74,12 @@ class _Record:
 
     Attributes:
         host, pid: where it runs.
+        boot: of the host's kernel: two hosts may have one name. Empty where the system does not tell.
         started: when its process started, in the kernel's ticks; None where the system does not tell.
         processes: the space that the process id is of: two containers with one host name are two spaces.
         token: of this one holding.
         holds: on an object store: it has won, and is no mere claim.
+        since_s: on an object store: when it claimed, by the storage's clock. Of two holders the later one counts.
     """
 
     host: str
@@ -85,11 +88,13 @@ class _Record:
     processes: str
     token: str
     holds: bool = True
+    since_s: float = 0.0
+    boot: str = ""
 
     @staticmethod
-    def of_this_process(token: str, holds: bool = True) -> _Record:
+    def of_this_process(token: str, holds: bool = True, since_s: float = 0.0) -> _Record:
         pid = os.getpid()
-        return _Record(socket.gethostname(), pid, _started(pid), _process_space(), token, holds)
+        return _Record(socket.gethostname(), pid, _started(pid), _process_space(), token, holds, since_s, _boot())
 
     @staticmethod
     def parse(content: bytes) -> _Record | None:
@@ -100,8 +105,9 @@ class _Record:
         except (ValueError, TypeError, RecursionError):
             return None
         numbers = (record.pid, 0 if record.started is None else record.started)
-        words = (record.host, record.processes, record.token)
+        words = (record.host, record.processes, record.token, record.boot)
         whole = all(type(item) is int for item in numbers) and all(isinstance(item, str) for item in words)
+        whole = whole and type(record.since_s) in (int, float)
         return record if whole and record.pid > 0 and type(record.holds) is bool else None
 
     def content(self) -> bytes:
@@ -114,7 +120,8 @@ class _Record:
     @property
     def here(self) -> bool:
         """Whether this process can see whether that one lives."""
-        return self.host == socket.gethostname() and self.processes == _process_space()
+        there, here = (self.host, self.boot, self.processes), (socket.gethostname(), _boot(), _process_space())
+        return there == here
 
     @property
     def gone(self) -> bool:
@@ -150,13 +157,23 @@ class FolderLock:
 
     def __init__(self, folder: Path, times: LockTimes = LockTimes()) -> None:
         self._folder, self._path, self._times = folder, folder / _LOCK, times
+        self._token = uuid.uuid4().hex
         self._file: IO[bytes] | None = None
         self._beat: _Heartbeat | None = None
+        self._lost = False
 
     @property
     def lost(self) -> bool:
-        """Whether another driver may hold the folder now. Never here: the kernel holds the lock."""
-        return False
+        """Whether another driver has taken the folder, also if it has given it back since.
+
+        The kernel's lock does not tell where it does not reach across hosts; the file does. It is opened anew, since a
+        network file system brings what another host wrote only then.
+        """
+        if not self._lost and self._file is not None:
+            with suppress(OSError), _open_lock(self._path, os.O_RDONLY) as file:
+                record = _read(file)
+                self._lost = record is None or record.token != self._token
+        return self._lost
 
     def take(self) -> None:
         """Take the lock.
@@ -192,8 +209,9 @@ class FolderLock:
         if self._beat is not None:
             self._beat.stop()
         if self._file is not None:
-            with suppress(OSError):
-                self._file.truncate(0)  # another host need not wait until its time is up
+            if not self.lost:
+                with suppress(OSError):
+                    self._file.truncate(0)  # another host need not wait until its time is up
             self._file.close()
         self._file = self._beat = None
 
@@ -217,9 +235,10 @@ class FolderLock:
                 except OSError:
                     return None
                 else:
-                    foreign = record is not None and not record.here and self._age_s(file, write=False)
-                    fresh = foreign is not False and foreign is not None and foreign < self._times.stale_s
-                    return record.owner if record is not None and fresh else None
+                    # Nobody holds it on this host; of another host the kernel may not know.
+                    if record is None or record.here:
+                        return None
+                    return record.owner if self._age_s(file, write=False) < self._times.stale_s else None
             time.sleep(_POLL_S)
 
     def _try(self, file: IO[bytes]) -> bool:
@@ -242,7 +261,7 @@ class FolderLock:
         try:
             file.seek(0)
             file.truncate(0)
-            file.write(_Record.of_this_process(uuid.uuid4().hex).content())
+            file.write(_Record.of_this_process(self._token).content())
             file.flush()
         except OSError as error:
             raise unwritable(self._path, error) from None
@@ -260,7 +279,7 @@ class FolderLock:
         return now - os.fstat(file.fileno()).st_mtime
 
     def _renew(self) -> None:
-        if self._file is not None:
+        if self._file is not None and not self.lost:  # the file may be another's, who has to renew it
             with suppress(OSError):
                 os.utime(self._file.fileno())
 
@@ -278,8 +297,16 @@ class RemoteLock:
         self._token = uuid.uuid4().hex
         self._name = f"{_LOCK}/{self._token}"
         self._beat: _Heartbeat | None = None
+        self._since_s = 0.0
         self._renewed = 0.0
-        self.lost = False
+        self._lost = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether another driver has taken the folder, or may have because this one was silent for too long."""
+        if self._beat is not None and _now_s() - self._renewed > self._times.stale_s:
+            self._lost = True
+        return self._lost
 
     def take(self) -> None:
         """Take the lock.
@@ -290,26 +317,26 @@ class RemoteLock:
         Raises:
             ResultsError: another driver holds it, or the storage cannot be written.
         """
-        # Whoever is there already need not be bothered by a new claim.
-        self._refuse_if(self._holder(self._claims(), time.time()))
         self._put(holds=False)
+        claimed = _now_s()
         try:
+            # Whoever is there already refuses at once.
+            claims, mine, now = self._others(claimed)
+            self._refuse_if(self._holder(claims, now))
             time.sleep(self._times.settle_s)
-            claims = self._claims()
-            mine = claims.pop(self._token, None)
-            if mine is None:
-                raise refusal(Owner(), self._remote.shown)
-            # The storage's own clock: what it said when our claim came, and the time since then.
-            now = mine[1] + time.monotonic() - self._renewed
+            claims, mine, now = self._others(claimed)
             self._refuse_if(self._holder(claims, now))
             rivals = [
                 (modified, token, record)
                 for token, (record, modified) in claims.items()
                 if not self._stale(record, modified, now)
             ]
-            if first := min((item for item in rivals if item[:2] < (mine[1], self._token)), default=None):
+            if first := min((item for item in rivals if item[:2] < (mine, self._token)), default=None):
                 raise refusal(first[2].owner, self._remote.shown)
+            self._since_s = mine
             self._put(holds=True)
+            if _now_s() - claimed > self._times.stale_s:  # it was stale for others in between
+                raise self._refused_by(self._claims())
         except BaseException:
             with suppress(ResultsError):
                 self._remote.remove([self._name])
@@ -324,20 +351,37 @@ class RemoteLock:
         if self._beat is not None:
             self._beat.stop()
             self._beat = None
-            if not self.lost:
-                with suppress(ResultsError):  # it is stale in a minute
-                    self._remote.remove([self._name])
+            with suppress(ResultsError):  # it is stale in a minute
+                self._remote.remove([self._name])
 
     def owner(self) -> Owner | None:
         """The driver that holds the folder now, as far as this host's clock can tell."""
         record = self._holder(self._claims(), time.time())
         return None if record is None else record.owner
 
+    def _others(self, claimed: float) -> tuple[dict[str, tuple[_Record, float]], float, float]:
+        """The claims of others, when ours came and what time it is, both by the storage's clock.
+
+        Args:
+            claimed: when ours came, by the clock of this process.
+        """
+        claims = self._claims()
+        mine = claims.pop(self._token, None)
+        if mine is None:
+            raise self._refused_by(claims)
+        return claims, mine[1], mine[1] + _now_s() - claimed
+
     def _holder(self, claims: dict[str, tuple[_Record, float]], now: float) -> _Record | None:
         for record, modified in claims.values():
             if record.holds and not self._stale(record, modified, now):
                 return record
         return None
+
+    def _refused_by(self, claims: dict[str, tuple[_Record, float]]) -> ResultsError:
+        """Of a taker that was too slow: another has taken the folder meanwhile."""
+        holders = [record for record, _ in claims.values() if record.holds and record.token != self._token]
+        owner = max(holders, key=lambda record: record.since_s).owner if holders else Owner()
+        return refusal(owner, self._remote.shown)
 
     def _refuse_if(self, record: _Record | None) -> None:
         if record is not None:
@@ -357,20 +401,24 @@ class RemoteLock:
         return found
 
     def _put(self, holds: bool) -> None:
-        self._remote.put(f"{_LOCK}/{self._token}", _Record.of_this_process(self._token, holds).content())
-        self._renewed = time.monotonic()
+        began = _now_s()
+        self._remote.put(self._name, _Record.of_this_process(self._token, holds, self._since_s).content())
+        # It may have come at any time since then: what counts is the least that the storage can say.
+        self._renewed = began
 
     def _renew(self) -> None:
-        try:
-            # Whoever took the lock over has removed our claim: this driver was silent for too long.
-            if self._token not in self._remote.times(_LOCK):
-                self.lost = True
-            else:
-                self._put(holds=True)
-        except ResultsError:
-            pass  # the network may come back in time
-        if time.monotonic() - self._renewed > self._times.stale_s:
-            self.lost = True
+        if self.lost:
+            return  # a claim that comes now would stand beside that of a new holder
+        with suppress(ResultsError):  # the network may come back in time
+            claims = self._claims()
+            # Whoever took the lock over has claimed it later, and removes our claim.
+            later = any(record.holds and record.since_s > self._since_s for record, _ in claims.values())
+            self._lost = self._lost or later or self._token not in claims
+            if self.lost:  # listing may have taken long
+                return
+            self._put(holds=True)
+            if self.lost:  # so may putting
+                self._remote.remove([self._name])
 
 
 class _Heartbeat:
@@ -402,6 +450,18 @@ def _open_lock(path: Path, flags: int) -> IO[bytes]:
 
 def _read(file: IO[bytes]) -> _Record | None:
     return _Record.parse(os.pread(file.fileno(), _MOST_BYTES, 0))
+
+
+def _now_s() -> float:
+    """A clock that never jumps, and goes on while the machine sleeps where the system has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _boot() -> str:
+    """Which start of which kernel this is; empty where the system does not tell."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
 
 
 def _started(pid: int) -> int | None:

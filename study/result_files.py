@@ -430,11 +430,6 @@ class CompactedFile:
             self._last = (number, wanted, _conform(table, self.kind, wanted))
         return self._last[2]
 
-    def read(self) -> pa.Table:
-        """Everything."""
-        parts = [self.group(number) for number in range(self.groups)]
-        return pa.concat_tables(parts) if parts else _conform(self._file.read(), self.kind, None)
-
     def rows_of(self, key: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         """The rows of a key, read from its row group alone; None when there are none."""
         for number, (low, high) in enumerate(self._ranges):

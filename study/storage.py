@@ -53,6 +53,8 @@ SYNC_EVERY_S = 30.0
 _CONNECT_S, _REQUEST_S, _ATTEMPTS = 5.0, 30.0, 3
 _OPEN_S = 60.0
 _TRANSFERS = 16
+# A compaction takes longer than a pull: more than two in a row are not in each other's way by chance.
+_MOST_PULLS = 5
 _PIECE_BYTES = 8 * 2**20
 _STORED_NAME = re.compile(r"(?:trials|epochs|errors)/[0-9A-Za-z][0-9A-Za-z-]{0,79}\.parquet")
 _S3_QUERY = {
@@ -100,8 +102,8 @@ def open_results(
 ) -> Iterator[Store]:
     """The store at a path or a URI.
 
-    A path is used as it is. For a URI a temporary mirror is filled first, and removed afterwards; Optuna's journal and
-    the events are put back at the end.
+    A path is used as it is. For a URI a temporary mirror is filled first, and removed afterwards. Who wants to write
+    takes the lock (`Store.locked`), which brings the mirror up to date.
 
     Args:
         location: a path, or a URI of a folder.
@@ -120,14 +122,7 @@ def open_results(
         folder = Path(scratch) / (remote.base.rpartition("/")[2] or "results")
         folder.mkdir()
         remote.pull(folder, parts)
-        store = Store(folder, remote, lock_times)
-        try:
-            yield store
-        except BaseException:
-            with suppress(ResultsError):  # the first error is what the user has to know
-                store.sync(force=True)
-            raise
-        store.sync(force=True)
+        yield Store(folder, remote, lock_times)
 
 
 class RemoteFolder:
@@ -144,6 +139,9 @@ class RemoteFolder:
         # An object appears whole or not at all; on file systems with a real rename that is what makes it so.
         self._renames = filesystem.type_name in ("local", "hdfs")
         self._listed: set[str] = set()
+        self._parts: tuple[str, ...] = ()
+        # Name → size and time of the Parquet files that the mirror has as they are there.
+        self._mirrored: dict[str, tuple[int, int]] = {}
         self._synced: dict[str, str] = {}
         self._last_sync = time.monotonic()
         self._running: Future[None] | None = None
@@ -197,13 +195,17 @@ class RemoteFolder:
 
     def names(self) -> list[str]:
         """The files of the results that are there: documents, and Parquet files of the three folders."""
+        return list(self._list())
+
+    def _list(self) -> dict[str, tuple[int, int]]:
+        """Name → its size in bytes, and when it was changed (ns, by the storage's clock)."""
         selector = pafs.FileSelector(self.base, recursive=True, allow_not_found=True)
         with self._explaining("the results cannot be read"):
             found = self.filesystem.get_file_info(selector)
-        files = [item.path for item in found if item.type == pafs.FileType.File]
-        names = [path[len(self.base) + 1 :] for path in files if path.startswith(f"{self.base}/")]
+        files = [item for item in found if item.type == pafs.FileType.File and item.path.startswith(f"{self.base}/")]
+        stamps = {item.path[len(self.base) + 1 :]: (item.size or 0, item.mtime_ns or 0) for item in files}
         # A name from there becomes a path here: only those that we write ourselves do.
-        return [name for name in names if name in DOCUMENTS or _STORED_NAME.fullmatch(name)]
+        return {name: stamp for name, stamp in stamps.items() if name in DOCUMENTS or _STORED_NAME.fullmatch(name)}
 
     def times(self, folder: str) -> dict[str, float]:
         """Name → when it was changed (seconds, by the storage's clock) of the files in a folder."""
@@ -226,21 +228,76 @@ class RemoteFolder:
                 return None
 
     def pull(self, folder: Path, parts: Sequence[str] = KINDS) -> None:
-        """Copy the documents and the named folders here."""
-        self._listed = set(self.names())
-        wanted = [name for name in sorted(self._listed) if name in DOCUMENTS or name.partition("/")[0] in parts]
+        """Make the mirror what is there: bring what is new or changed, and remove what is gone.
+
+        Args:
+            folder: the mirror.
+            parts: the folders that it needs, beside the documents.
+
+        Raises:
+            ResultsError: the storage cannot be read, or its files never stay as they are.
+        """
+        self._parts = tuple(parts)
         for kind in ("trials", *parts):
             (folder / kind).mkdir(parents=True, exist_ok=True)
-        self._each(lambda name: self._pull(name, folder / name), wanted)
+        for _ in range(_MOST_PULLS):
+            # A compaction may go on meanwhile: its new file comes before what it replaces goes.
+            if self._pull_once(folder, parts):
+                break
+        else:
+            raise ResultsError(
+                "the results change faster than they can be read",
+                where=self.shown,
+                fix="run the same command again when the study or its compaction has ended",
+            )
         self._synced = {name: _digest((folder / name).read_bytes()) for name in LOGS if (folder / name).is_file()}
 
-    def _pull(self, name: str, path: Path) -> None:
+    def _pull_once(self, folder: Path, parts: Sequence[str]) -> bool:
+        """Whether the mirror has all that was there at one moment."""
+        listed = self._list()
+        self._listed = set(listed)
+        wanted = [name for name in sorted(listed) if name in DOCUMENTS or name.partition("/")[0] in parts]
+        changed = [name for name in wanted if self._mirrored.get(name) != listed[name] or not (folder / name).exists()]
+        vanished: list[str] = []
+
+        def bring(name: str) -> None:
+            if not self._pull(name, folder / name):
+                vanished.append(name)
+
+        self._each(bring, changed)
+        # Object stores count whole seconds: what was changed in the last one may change again and look the same. The
+        # documents are few, and may have been written here.
+        newest = max((changed_ns for _, changed_ns in listed.values()), default=0)
+        self._mirrored = {
+            name: listed[name]
+            for name in wanted
+            if name not in DOCUMENTS and name not in vanished and listed[name][1] < newest - 10**9
+        }
+        here = [
+            *(folder / name for name in DOCUMENTS),
+            *(path for kind in KINDS for path in folder.glob(f"{kind}/*.parquet")),
+        ]
+        for path in here:
+            if path.relative_to(folder).as_posix() not in listed:
+                path.unlink(missing_ok=True)
+        compacted = {name for name in listed if name.startswith("trials/compacted-")}
+        now = {f"trials/{name}" for name in self.times("trials") if name.startswith("compacted-")}
+        return not vanished and {name for name in now if _STORED_NAME.fullmatch(name)} == compacted
+
+    def _pull(self, name: str, path: Path) -> bool:
+        """Whether the file was there."""
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         with self._explaining("the results cannot be read", name):
             try:
-                with self.filesystem.open_input_stream(f"{self.base}/{name}") as stream, path.open("wb") as file:
+                with self.filesystem.open_input_stream(f"{self.base}/{name}") as stream, temporary.open("xb") as file:
                     shutil.copyfileobj(stream, file, _PIECE_BYTES)
-            except FileNotFoundError:  # a compaction has just replaced it by a file that the next pull has
+                temporary.replace(path)
+                return True
+            except FileNotFoundError:  # a compaction has just replaced it
                 path.unlink(missing_ok=True)
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def fetch(self, name: str, folder: Path) -> None:
         """Bring a file that the mirror was not filled with, where there is one.
@@ -250,7 +307,8 @@ class RemoteFolder:
         """
         if name in self._listed and not (folder / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            self._pull(name, folder / name)
+            if not self._pull(name, folder / name):
+                self.pull(folder, self._parts)  # a compaction has moved it
 
     def push(self, names: Sequence[str], folder: Path, *, verify: bool = False) -> None:
         """Put files of a mirror, at the same time; they are there when this returns.
@@ -271,6 +329,8 @@ class RemoteFolder:
                     "a file does not read back as it was put", where=f"{self.shown}: {name}", fix="try again"
                 )
 
+        for name in names:
+            self._mirrored.pop(name, None)
         self._each(put, names)
 
     def put(self, name: str, content: bytes) -> None:

@@ -145,13 +145,7 @@ class Store:
         key = tables.row["key"]
         if not valid_key(key):
             raise ValueError(f"{key!r} cannot be the key of a trial")
-        if self._held is not None and self._held.lost:
-            raise ResultsError(
-                "another driver has taken the study over, because this one was silent for too long",
-                where=self.location,
-                allowed="one driver for each results folder",
-                fix="leave it to the other one; finished trials are kept",
-            )
+        self._check_held()
         written, absent = [], []
         for name, columns in (("epochs", tables.epochs), ("errors", tables.errors)):
             file, schema = f"{name}/{key}.parquet", SCHEMAS[name]
@@ -164,6 +158,7 @@ class Store:
             written.append(file)
         if self.remote is not None:
             self.remote.push(written, self.folder)
+        self._check_held()
         file = f"trials/{key}.parquet"
         row = pa.table({item: [tables.row.get(item)] for item in TRIAL_SCHEMA.names}, schema=TRIAL_SCHEMA)
         write_single(self.folder / file, row)
@@ -277,26 +272,38 @@ class Store:
         if self._held is None:
             with self.locked():
                 return self.compact()
-        return merge(self.folder, _read_trials, self._keep, self._remove)
+        return merge(self.folder, _read_trials, self._check_held, self._keep, self._remove)
 
     def sync(self, *, force: bool = False) -> None:
         """Put Optuna's journal and the events on remote storage, about every half minute; nothing for a local folder.
 
-        Called by the driver now and then. It does not wait for the network, and what could not be put is put later;
-        with ``force`` it waits.
+        Called by the driver that holds the folder now and then; from another, whose mirror may be old, nothing is put.
+        It does not wait for the network, and what could not be put is put later; with ``force`` it waits.
 
         Raises:
             ResultsError: they could not be put; only with ``force``.
         """
-        if self.remote is not None:
+        if self.remote is not None and self._held is not None and not self._held.lost:
             self.remote.sync(self.folder, force=force)
 
+    def _check_held(self) -> None:
+        """Refuse to store anything once another driver has the folder."""
+        if self._held is not None and self._held.lost:
+            raise ResultsError(
+                "another driver has taken the study over, because this one was silent for too long",
+                where=self.location,
+                allowed="one driver for each results folder",
+                fix="leave it to the other one; finished trials are kept",
+            )
+
     def _keep(self, name: str) -> None:
+        self._check_held()
         if self.remote is not None:
             self.remote.push([name], self.folder, verify=True)
 
     def _remove(self, names: Sequence[str]) -> None:
         """Remove files, rows of trials before their epochs and errors."""
+        self._check_held()
         for group in ([n for n in names if n.startswith("trials/")], [n for n in names if not n.startswith("trials/")]):
             if self.remote is not None:
                 self.remote.remove(group)
@@ -473,26 +480,31 @@ class Store:
         """
         return self._new_lock().owner()
 
-    def is_locked(self) -> bool:
-        """Whether a driver holds the folder now."""
-        return self.owner() is not None
-
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for one driver.
 
         A local lock is the operating system's: it goes with the process that holds it, however that process ends.
-        See study/locking.py.
+        See study/locking.py. A mirror is brought up to date once the lock is there, and the logs are put before it
+        goes: in between nobody else writes.
 
         Raises:
-            ResultsError: another driver holds it, or the folder cannot be written.
+            ResultsError: another driver holds it, or the folder cannot be read or written.
         """
         lock = self._new_lock()
         lock.take()
-        self._held = lock
         try:
+            if self.remote is not None:
+                self.remote.pull(self.folder)
+            self._held = lock
             self._remove_leftovers()
-            yield
+            try:
+                yield
+            except BaseException:
+                with suppress(ResultsError):  # the first error is what the user has to know
+                    self.sync(force=True)
+                raise
+            self.sync(force=True)
         finally:
             self._held = None
             lock.release()
@@ -512,6 +524,7 @@ class Store:
                     path.unlink()
 
     def _write_document(self, name: str, content: bytes) -> None:
+        self._check_held()
         with new_file(self.folder / name) as file:
             file.write(content)
         if self.remote is not None:

@@ -32,6 +32,7 @@ from study.metrics import Predictions, accuracy, rmse_m
 from study.spec.trial import TrainingSettings
 
 __all__ = [
+    "CheckpointError",
     "Checkpoints",
     "EpochRecord",
     "TrainingOutcome",
@@ -45,6 +46,10 @@ __all__ = [
 EVALUATION_BATCH = 1024
 # A change of what a checkpoint holds needs a new number: older ones are then refused.
 CHECKPOINT_FORMAT = 1
+
+
+class CheckpointError(ResultsError):
+    """A checkpoint that is missing, damaged or of something else: the trial can only start anew."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def train(
         key: the trial's, which its checkpoints carry.
 
     Raises:
-        ResultsError: the checkpoint is damaged or belongs to something else.
+        CheckpointError: the checkpoint is damaged or belongs to something else.
     """
     source, target = data.source, data.target
     samples = source.position.shape[0]
@@ -232,7 +237,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a state: tensors and plain values, and nothing in the file is ever executed.
 
     Raises:
-        ResultsError: there is no such file, it is damaged, or it holds anything else.
+        CheckpointError: there is no such file, it is damaged, or it holds anything else.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # what torch.save writes; torch itself does not look at the checksums
@@ -252,8 +257,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _unusable(what: str, *, where: str | None = None, allowed: str | None = None) -> ResultsError:
-    return ResultsError(
+def _unusable(what: str, *, where: str | None = None, allowed: str | None = None) -> CheckpointError:
+    return CheckpointError(
         what,
         where=where,
         allowed=allowed or "a checkpoint of this trial as it was written",

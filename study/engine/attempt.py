@@ -22,7 +22,16 @@ if TYPE_CHECKING:  # torch is imported by the processes that train
     from study.data.dataset import SiteData
     from study.training import Checkpoints, EpochRecord
 
-__all__ = ["Parcel", "Payload", "answer_deadline_s", "attempt", "open_data", "pruned_tables", "watch_for_hanging"]
+__all__ = [
+    "Parcel",
+    "Payload",
+    "answer_deadline_s",
+    "attempt",
+    "open_data",
+    "pruned_tables",
+    "state_and_reason",
+    "watch_for_hanging",
+]
 
 
 @dataclass(frozen=True)
@@ -110,15 +119,8 @@ def attempt(
     except StopIteration as end:
         tables: TrialTables = end.value
         return tables
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        state, reason = "out_of_memory", str(error) or "not enough memory"
-    except StudyError as error:
-        state, reason = "failed", str(error)
-    except Exception as error:  # a trial's own failure is a result: it is stored with its traceback, and shown
-        # On a CPU torch says so with an error of no type of its own.
-        starved = isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
-        state = "out_of_memory" if starved else "failed"
-        reason = str(error) if starved else traceback.format_exc(limit=20)
+    except Exception as error:  # a trial's own failure is a result: it is stored, and shown
+        state, reason = state_and_reason(error)
     finally:
         run.close()
     if data.device.type == "cuda":
@@ -126,6 +128,19 @@ def attempt(
     tables = failed_tables(trial, payload.provenance, state, reason)
     tables.row["trial_seconds"] = time.monotonic() - began
     return tables
+
+
+def state_and_reason(error: Exception) -> tuple[str, str]:
+    """The row's state and error of a trial whose own code raised; with a traceback unless it is a mistake to mend."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "out_of_memory", str(error) or "not enough memory"
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error):
+        return "out_of_memory", str(error)  # on a CPU torch has no type of its own for it
+    if isinstance(error, StudyError):
+        return "failed", str(error)
+    return "failed", "".join(traceback.format_exception(error, limit=20))
 
 
 def pruned_tables(

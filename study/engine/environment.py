@@ -15,7 +15,8 @@ os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "60")
 # `run` has its own handler: the first Ctrl-C ends the study between two reports.
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 
-# Workers that cannot be placed are given up after three times this, and the trial is handed out again.
+# How long Ray waits for the machines of some number of workers. It then looks anew how many there may be, and waits
+# again: for how long in all is not limited (see `train_workers`).
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
 # How often the controller takes reports: by default every two seconds, whatever an epoch takes.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")

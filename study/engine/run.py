@@ -100,7 +100,9 @@ def execute(
         payload = _payload(cluster, machines, site, provenance, search_path)
         folder = CheckpointFolder(checkpoints)
         stopper = RunStopper(should_stop)
-        limits = Limits(cluster.max_retries, cluster.trial_time_limit_s)
+        # Ray Train's workers notice a hang themselves, and what they wait for is no hang.
+        hang_limit_s = None if cluster.uses_ray_train else cluster.trial_time_limit_s
+        limits = Limits(cluster.max_retries, hang_limit_s)
         free = folder.remove if cluster.uses_ray_train else _nothing
         searcher = QueueSearcher(queue, first, store, provenance, observer, stopper, limits, free)
         trainable, parameters = _trainable(cluster, payload, folder)
@@ -150,7 +152,6 @@ def _trainable(cluster: Cluster, payload: Payload, checkpoints: CheckpointFolder
         gpu=worker.gpu,
         checkpoints=checkpoints,
         checkpoint_every_s=cluster.checkpoint_interval_s,
-        max_failures=cluster.max_retries,
     )
     # The trial itself only waits: any part of a CPU that it took would be missing to its workers.
     return tune.with_resources(train_on_workers, {"memory": _WAITING_BYTES}), {"payload": payload, "group": group}

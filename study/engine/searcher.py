@@ -37,7 +37,12 @@ METRIC = "validation_rmse_m"
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a trial may take, and how often it is handed out again after its process was lost."""
+    """How often a trial is handed out again after its process was lost, and when that was a hang.
+
+    Attributes:
+        max_retries: how often.
+        time_limit_s: of a trial in one process, which ends itself when it hangs; None where there is no such process.
+    """
 
     max_retries: int
     time_limit_s: float | None = None
@@ -124,6 +129,8 @@ class QueueSearcher(_NotPickled, Searcher):
             return
         if "parcel" in result:
             self._take(trial_id, result["parcel"])
+        elif "unwritable" in result:  # its checkpoints
+            self.store_failure = self.store_failure or result["unwritable"]
         elif "epoch" in result:
             self._observer.trial_progressed(running.trial, result["epoch"], result[METRIC])
 

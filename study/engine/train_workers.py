@@ -3,16 +3,22 @@
 The workers share each batch (see `models.parallel`), so that their result is that of one worker. Epochs are
 checkpointed: a worker that dies costs the epochs since the last checkpoint, and so does the death of the waiting trial
 or of the whole study, because the Train run has the trial's key for its name.
+
+A worker that is alive and cannot go on says why with an `_EndError`, and its trial is not tried again for that. Any
+other loss ends the waiting trial too, and the searcher hands the trial out again, as it does for trials in one process.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +29,12 @@ import study.engine.environment  # noqa: F401 - before Ray
 import pyarrow.fs
 import ray.train
 from ray import tune
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckTimeoutError
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
-from study.engine.attempt import (
-    Parcel,
-    Payload,
-    answer_deadline_s,
-    attempt,
-    open_data,
-    pruned_tables,
-    watch_for_hanging,
-)
+from study.engine.attempt import Parcel, Payload, answer_deadline_s, open_data, pruned_tables, state_and_reason
 from study.engine.orphans import remove_orphaned_placement_groups
-from study.errors import StudyError
+from study.errors import ResultsError, StudyError
 from study.spec.trial import Trial
 from study.storage import RemoteFolder, is_remote
 from study.store import TrialTables
@@ -46,6 +46,7 @@ __all__ = ["CheckpointFolder", "WorkerGroup", "train_on_workers"]
 
 REPORT_EVERY_S = 1.0
 _STATE = "state.pt"
+_SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,32 @@ class CheckpointFolder:
         remote = RemoteFolder.open(self.location)
         return remote.filesystem, remote.base
 
+    def remove_unusable(self, key: str) -> None:
+        """Remove what a trial left if Ray Train could not read it: its controller would not even start.
+
+        Ray writes its list of checkpoints in place: whoever is killed meanwhile leaves half of it.
+        """
+        from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState
+
+        filesystem, path = self.open()
+        try:
+            with filesystem.open_input_stream(f"{path}/{key}/{_SNAPSHOT}") as file:
+                text = file.read()
+        except OSError:  # not there; or Ray itself will say what is wrong
+            return
+        try:
+            snapshot = _CheckpointManagerState.model_validate(json.loads(text))
+            names = {item.checkpoint_dir_name for item in snapshot.checkpoint_results}
+            latest = snapshot.latest_checkpoint_result
+            found = filesystem.get_file_info([f"{path}/{key}/{name}" for name in sorted(names)])
+            usable = all(info.type == pyarrow.fs.FileType.Directory for info in found)
+            usable = usable and (latest is None or latest.checkpoint_dir_name in names)
+        except (ValueError, TypeError):
+            usable = False
+        if not usable:
+            print(f"the checkpoints of trial {key} cannot be used; it starts anew", file=sys.stderr)
+            self.remove(key)
+
     def remove(self, key: str) -> None:
         """Remove what a trial left; nothing happens if there is nothing, or if it cannot be removed now."""
         try:
@@ -88,7 +115,6 @@ class WorkerGroup:
         cpu, gpu: what each worker gets.
         checkpoints: where checkpoints are kept.
         checkpoint_every_s: least seconds between two checkpoints.
-        max_failures: how often a trial goes on after the loss of a worker.
     """
 
     workers: int
@@ -97,33 +123,112 @@ class WorkerGroup:
     gpu: float
     checkpoints: CheckpointFolder
     checkpoint_every_s: float
-    max_failures: int
+
+
+class _EndError(Exception):
+    """Raised by a worker that is alive and cannot go on. It carries text alone: it goes through two processes."""
+
+
+class _TrialFailedError(_EndError):
+    """The trial's own failure, which is a result.
+
+    Args:
+        state: of the row.
+        reason: the row's error.
+        seconds: what it took.
+    """
+
+    def __init__(self, state: str, reason: str, seconds: float) -> None:
+        super().__init__(state, reason, seconds)
+        self.state, self.reason, self.seconds = state, reason, seconds
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class _UnusableCheckpointError(_EndError):
+    """The trial cannot go on from its checkpoint."""
+
+
+class _UnwritableCheckpointError(_EndError):
+    """A checkpoint cannot be stored, which is no failure of the trial."""
+
+
+class _OnlyWaiting(DefaultFailurePolicy):
+    """A trial waits for its machines as long as it takes; whatever else goes wrong ends the run of its workers.
+
+    The 30 s after which Ray gives a group of workers up only let it look again how many machines there are. A group
+    that got its machines and cannot start is another matter: it would be started for ever.
+    """
+
+    def make_decision(self, training_failed_error: ray.train.TrainingFailedError) -> FailureDecision:
+        """RETRY or RAISE."""
+        cause = getattr(training_failed_error, "controller_failure", None)
+        waiting = isinstance(cause, WorkerGroupStartupTimeoutError)
+        return FailureDecision.RETRY if waiting else FailureDecision.RAISE
 
 
 def train_on_workers(config: dict[str, Any]) -> None:
     """The Tune trial: starts the workers, passes their reports on, and waits.
 
+    It reports the tables as ``parcel``, or as ``unwritable`` a `ResultsError` that ends the study.
+
     Args:
         config: ``payload``, ``group`` (a `WorkerGroup`), ``trial`` (JSON) and ``competes``, as for `TrialProcess`.
+    """
+    payload: Payload = config["payload"]
+    checkpoints: CheckpointFolder = config["group"].checkpoints
+    trial = Trial(**json.loads(config["trial"]))
+    # The trial that was killed in this one's place may still hold what this one needs.
+    remove_orphaned_placement_groups()
+    checkpoints.remove_unusable(trial.key)
+    end = _run_workers(trial, config)
+    if isinstance(end, _UnusableCheckpointError):
+        print(f"{end}\nthe trial starts anew", file=sys.stderr)
+        checkpoints.remove(trial.key)
+        end = _run_workers(trial, config)
+    if isinstance(end, _TrialFailedError):
+        from study.execution import failed_tables
+
+        tables = failed_tables(trial, payload.provenance, end.state, end.reason)
+        tables.row["trial_seconds"] = end.seconds
+        tune.report({"parcel": Parcel(tables)})
+    elif end is not None:  # what cannot be used and cannot be removed is no better than what cannot be written
+        error = ResultsError(
+            f"checkpoints cannot be written: {end}",
+            where=f"{checkpoints.location}/{trial.key}",
+            allowed="a folder that every machine can write to, with free space",
+            fix="make room there, then run the same command again: what is stored is kept",
+        )
+        tune.report({"unwritable": error})
+
+
+def _run_workers(trial: Trial, config: dict[str, Any]) -> _EndError | None:
+    """Let workers run a trial.
+
+    Returns:
+        Why they could not end it; None if they did.
+
+    Raises:
+        WorkerGroupError: workers were lost.
+        ControllerError, RayActorError: the process that minds them was lost.
     """
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.tune.integration.ray_train import TuneReportCallback
 
     class Trainer(TorchTrainer):
-        """Without Ray's own cleaner, a process for each trial that waits for a dashboard: see `orphans`."""
-
         def _create_default_callbacks(self) -> list[Any]:
+            """Without Ray's own cleaner, a process for each trial that waits for a dashboard: see `orphans`."""
             made = super()._create_default_callbacks()
             return [item for item in made if not isinstance(item, PlacementGroupCleanerCallback)]
 
+        def _initialize_and_run_controller(self, **parts: Any) -> ray.train.Result:
+            policy = _OnlyWaiting(self.run_config.failure_config)
+            return super()._initialize_and_run_controller(**{**parts, "failure_policy": policy})
+
     payload: Payload = config["payload"]
     group: WorkerGroup = config["group"]
-    trial = Trial(**json.loads(config["trial"]))
-    # The trial that was killed in this one's place may still hold what this one needs.
-    remove_orphaned_placement_groups()
-    if payload.time_limit_s is not None:
-        watch_for_hanging(answer_deadline_s(payload.time_limit_s))
     workers = group.workers if trial.config.get("training") else 1  # a reference row has nothing to share
     filesystem, path = group.checkpoints.open()
     trainer = Trainer(
@@ -139,7 +244,6 @@ def train_on_workers(config: dict[str, Any]) -> None:
             name=trial.key,
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=group.max_failures, controller_failure_limit=3),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             callbacks=[TuneReportCallback()],
         ),
@@ -147,55 +251,89 @@ def train_on_workers(config: dict[str, Any]) -> None:
     try:
         trainer.fit()
     except ray.train.WorkerGroupError as error:
-        tables = _failure(trial, payload, error)
-        if tables is None:
+        failures = list(error.worker_failures.values())
+        end = next((item for item in failures if isinstance(item, _EndError)), None)
+        limit = payload.time_limit_s
+        if end is None and limit is not None and any(isinstance(e, WorkerHealthCheckTimeoutError) for e in failures):
+            # It hangs where no other thread of its process can run, so that the worker's own clock stands still.
+            end = _TrialFailedError("failed", f"the trial did not answer (time limit {limit:g} s) and was ended", 0.0)
+        if end is None:
             raise
-        tune.report({"parcel": Parcel(tables)})
-    finally:
-        watch_for_hanging(None)
+        return end
+    except ray.train.ControllerError as error:  # Ray's list of checkpoints is written by this process
+        if not _is_of_storage(error.controller_failure):
+            raise
+        return _UnwritableCheckpointError(str(error.controller_failure))
+    return None
 
 
-def _failure(trial: Trial, payload: Payload, error: ray.train.WorkerGroupError) -> TrialTables | None:
-    """The tables of a trial whose own code failed; None where processes or machines were lost."""
-    import torch
-
-    from study.execution import failed_tables
-
-    causes = [getattr(item, "cause", None) or item for item in error.worker_failures.values()]
-    own = [
-        cause
-        for cause in causes
-        if not isinstance(cause, ray.exceptions.RayError | ray.train.v2.api.exceptions.RayTrainError)
-    ]
-    if not own:
-        return None
-    starved = any(
-        isinstance(cause, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(cause)
-        for cause in own
-    )
-    return failed_tables(trial, payload.provenance, "out_of_memory" if starved else "failed", str(error))
+def _is_of_storage(error: BaseException) -> bool:
+    """Whether an error is the operating system's or the storage's; some of Ray's own look as if they were."""
+    return isinstance(error, OSError) and not isinstance(error, ray.exceptions.RayError)
 
 
 def _work(config: dict[str, Any]) -> None:
-    """One worker of a trial."""
-    from ray.train.torch import get_device
+    """One worker of a trial.
 
-    from study.execution import failed_tables, run_trial
-
+    The trial runs in a thread of its own, so that this one can tell when it hangs.
+    """
     payload: Payload = config["payload"]
     trial = Trial(**json.loads(config["trial"]))
-    context = ray.train.get_context()
-    data = open_data(payload, get_device())
     reports = _Reports(trial, payload, config["group"].checkpoint_every_s, competes=config["competes"])
-    if context.get_world_size() == 1:
-        tables = _value(attempt(trial, data, replace(payload, time_limit_s=None), reports))
-    else:
-        # A worker that fails alone must not look finished: the others wait for it in a collective operation.
+    answer: Future[TrialTables] = Future()
+
+    def run() -> None:
         try:
-            tables = _value(run_trial(trial, data, payload.provenance, checkpoints=reports))
-        except StudyError as error:  # all workers find the same
-            tables = failed_tables(trial, payload.provenance, "failed", str(error))
-    ray.train.report({"parcel": Parcel(tables)} if context.get_world_rank() == 0 else {})
+            answer.set_result(_tables(trial, payload, reports))
+        except BaseException as error:  # raised below
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="trial", daemon=True).start()
+    while not wait([answer], timeout=reports.patience_s()).done:
+        reports.check_for_hanging()
+    tables = answer.result()
+    ray.train.report({"parcel": Parcel(tables)} if ray.train.get_context().get_world_rank() == 0 else {})
+
+
+def _tables(trial: Trial, payload: Payload, reports: _Reports) -> TrialTables:
+    """The tables of a trial.
+
+    Raises:
+        _EndError: it cannot go on. A worker that fails alone must not look finished: the others wait for it in a
+            collective operation, until Ray hears of the error and ends them.
+        Exception: another worker was lost.
+    """
+    from ray.train.torch import get_device
+
+    from study.execution import run_trial
+    from study.training import CheckpointError
+
+    began = time.monotonic()
+    try:
+        data = open_data(payload, get_device())
+        return _value(run_trial(trial, data, payload.provenance, checkpoints=reports))
+    except _EndError:
+        raise
+    except CheckpointError as error:
+        raise _UnusableCheckpointError(str(error)) from None
+    except Exception as error:
+        if _says_that_another_was_lost(error):
+            raise
+        raise _TrialFailedError(*state_and_reason(error), time.monotonic() - began) from None
+
+
+def _says_that_another_was_lost(error: Exception) -> bool:
+    """Whether an error comes from a collective operation whose other end is gone.
+
+    It may be heard of before the loss itself. Gloo has no type of its own for it.
+    """
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return False
+    if isinstance(error, distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in ("/gloo/", "NCCL"))
 
 
 def _value(run: Generator[Any, None, TrialTables]) -> TrialTables:
@@ -214,31 +352,63 @@ class _Reports:
         self._trial, self._payload, self._every_s, self._competes = trial, payload, every_s, competes
         self._records: list[EpochRecord] = []
         self._began = self._saved = self._reported = time.monotonic()
+        # When the trial was last heard of; None while Ray has it, which may wait for others and for the storage.
+        self._heard: float | None = self._began
         self._first = ray.train.get_context().get_world_rank() == 0
 
+    def patience_s(self) -> float | None:
+        """Seconds after which to ask whether the trial hangs; None for never."""
+        if self._payload.time_limit_s is None:
+            return None
+        heard = time.monotonic() if self._heard is None else self._heard
+        return max(0.1, heard + answer_deadline_s(self._payload.time_limit_s) - time.monotonic())
+
+    def check_for_hanging(self) -> None:
+        """Called by another thread than the trial's.
+
+        Raises:
+            _TrialFailedError: an epoch takes longer than any should.
+        """
+        now, heard, limit = time.monotonic(), self._heard, self._payload.time_limit_s
+        if limit is None or heard is None or now - heard < answer_deadline_s(limit):
+            return
+        after = f"epoch {self._records[-1].epoch}" if self._records else "its start"
+        reason = (
+            f"the trial did not answer for {now - heard:.0f} s after {after} (time limit {limit:g} s) and was ended"
+        )
+        raise _TrialFailedError("failed", reason, now - self._began)
+
     def load(self) -> Mapping[str, Any] | None:
-        """The state of the last checkpoint, if the trial has one. Asked for by the first worker alone."""
-        from study.training import EpochRecord, read_checkpoint
+        """The state of the last checkpoint, if the trial has one. Asked for by the first worker alone.
+
+        Raises:
+            CheckpointError: there should be one, and it cannot be used.
+        """
+        from study.training import CheckpointError, EpochRecord, read_checkpoint
 
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return None
-        with checkpoint.as_directory() as folder:
-            state = read_checkpoint(Path(folder) / _STATE)
-        self._records = [EpochRecord(**record) for record in state["records"]]
-        self._began -= sum(record.seconds for record in self._records)  # they count towards the time limit
+        try:
+            with checkpoint.as_directory() as folder:
+                state = read_checkpoint(Path(folder) / _STATE)
+            self._records = [EpochRecord(**record) for record in state["records"]]
+            seconds = sum(record.seconds for record in self._records)
+        except (OSError, KeyError, TypeError) as error:
+            raise CheckpointError(f"the checkpoint cannot be read: {error}", where=checkpoint.path) from None
+        self._began -= seconds  # they count towards the time limit
         return state
 
     def epoch_finished(self, record: EpochRecord, state: Callable[[], dict[str, Any]]) -> None:
         """Called on every worker after each epoch.
 
         Raises:
-            StudyError: the trial's time limit is reached.
+            StudyError: the trial's time limit is reached; on all workers.
+            _UnwritableCheckpointError: there is no room for a checkpoint.
         """
-        from study.training import write_checkpoint
-
         self._records.append(record)
         now, limit = time.monotonic(), self._payload.time_limit_s
+        self._heard = now
         save, report, stop = _agreed(
             now - self._saved > self._every_s,
             now - self._reported > REPORT_EVERY_S,
@@ -255,18 +425,33 @@ class _Reports:
             if self._competes:
                 tables = pruned_tables(self._trial, self._payload.provenance, self._records, now - self._began)
                 metrics["so_far"] = Parcel(tables)
-        if not save:
-            ray.train.report(metrics)
-            return
-        self._saved = now
-        with tempfile.TemporaryDirectory(prefix="study-checkpoint-") as folder:
-            checkpoint = None
-            # Without room for it a loss costs more epochs. The other workers are not told: they only have to report.
-            with suppress(StudyError):
-                if self._first:
-                    write_checkpoint(Path(folder) / _STATE, state())
-                    checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(metrics, checkpoint=checkpoint)
+        if save:
+            self._saved = now
+        with ExitStack() as stack:
+            checkpoint = self._checkpoint(stack, state) if save and self._first else None
+            self._heard = None
+            try:
+                ray.train.report(metrics, checkpoint=checkpoint)
+            except OSError as error:
+                if not _is_of_storage(error):
+                    raise
+                raise _UnwritableCheckpointError(str(error)) from None
+            finally:
+                self._heard = time.monotonic()
+
+    def _checkpoint(self, stack: ExitStack, state: Callable[[], dict[str, Any]]) -> ray.train.Checkpoint | None:
+        """A checkpoint in a temporary folder of this machine.
+
+        None without room for it: a loss then costs more epochs. The other workers only have to report.
+        """
+        from study.training import write_checkpoint
+
+        with suppress(OSError, StudyError):
+            temporary = tempfile.TemporaryDirectory(prefix="study-checkpoint-", ignore_cleanup_errors=True)
+            folder = stack.enter_context(temporary)
+            write_checkpoint(Path(folder) / _STATE, state())
+            return ray.train.Checkpoint.from_directory(folder)
+        return None
 
 
 def _agreed(*flags: bool) -> list[bool]:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -197,7 +198,7 @@ def test_the_mirror_has_what_a_command_needs(uri: str) -> None:
 
 
 def test_logs_are_put_while_a_study_runs_and_at_its_end(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_results(uri) as store:
+    with open_results(uri) as store, store.locked():
         store.journal.write_text("one\n")
         store.sync()
         assert "optuna.journal" not in RemoteFolder.open(uri).names()  # half a minute has not passed
@@ -211,6 +212,92 @@ def test_logs_are_put_while_a_study_runs_and_at_its_end(uri: str, monkeypatch: p
     with open_results(uri) as store:
         assert store.journal.read_text() == "one\ntwo\n"
         assert (store.folder / "events.jsonl").read_text() == "{}\n"
+
+
+def test_a_driver_sees_what_happened_before_it_got_the_lock(
+    remote_of: Callable[[], RemoteFolder], tmp_path: Path
+) -> None:
+    first = _mirror(remote_of(), tmp_path / "one")
+    with first.locked():
+        first.write(_tables(KEYS[0]))
+        first.write(_tables(KEYS[1]))
+        first.journal.write_text("one\n")
+        first.sync(force=True)
+        second = _mirror(remote_of(), tmp_path / "two")  # while the first one still runs
+        first.compact()
+        first.write(_tables(KEYS[2]))
+        first.write(TrialTables(_tables(KEYS[1], state="failed").row))
+        first.journal.write_text("one\ntwo\n")
+        first.events.write_text("{}\n")
+    with second.locked():
+        assert second.journal.read_text() == "one\ntwo\n"
+        assert second.events.read_text() == "{}\n"
+        assert second.load().rows == first.load().rows
+        assert second.read_epochs(KEYS[1]) is None
+        assert not list(second.folder.glob(f"*/{KEYS[0]}.parquet"))
+        assert second.compact().trials == 3
+    third = _mirror(remote_of(), tmp_path / "three")
+    assert {key: row["state"] for key, row in third.load().rows.items()} == dict(
+        zip(KEYS, ("done", "failed", "done"), strict=True)
+    )
+    assert third.journal.read_text() == "one\ntwo\n"
+
+
+def test_a_mirror_that_is_not_held_puts_no_logs(remote_of: Callable[[], RemoteFolder], tmp_path: Path) -> None:
+    first, second = (_mirror(remote_of(), tmp_path / name) for name in ("one", "two"))
+    second.journal.write_text("old\n")
+    with first.locked():
+        first.journal.write_text("new\n")
+    second.sync(force=True)
+    assert _mirror(remote_of(), tmp_path / "three").journal.read_text() == "new\n"
+    with second.locked():
+        assert second.journal.read_text() == "new\n"
+
+
+class _Watched:
+    """pyarrow's local file system, with something that happens after a listing."""
+
+    def __init__(self) -> None:
+        self._real = pafs.LocalFileSystem()
+        self.after_listing: Callable[[str], None] = lambda folder: None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def get_file_info(self, what: Any) -> Any:
+        found = self._real.get_file_info(what)
+        if isinstance(what, pafs.FileSelector):
+            self.after_listing(what.base_dir)
+        return found
+
+
+def test_a_mirror_that_is_filled_during_a_compaction_has_every_trial(tmp_path: Path) -> None:
+    there = Store(tmp_path / "remote")
+    for key in KEYS:
+        there.write(_tables(key))
+    watched = _Watched()
+
+    def compact(folder: str) -> None:
+        watched.after_listing = lambda folder: None
+        there.compact()
+
+    watched.after_listing = compact
+    mirror = _mirror(RemoteFolder(watched, str(tmp_path / "remote"), "there"), tmp_path / "one")  # type: ignore[arg-type]
+    assert mirror.load().rows == there.load().rows
+    assert mirror.read_errors(KEYS[1]).num_rows == 1
+
+
+def test_a_folder_that_never_stays_as_it_is_is_given_up(tmp_path: Path) -> None:
+    there, watched = Store(tmp_path / "remote"), _Watched()
+    there.write(_tables(KEYS[0]))
+
+    def compact(folder: str) -> None:
+        there.write(_tables(KEYS[1]))
+        there.compact()
+
+    watched.after_listing = compact
+    with pytest.raises(ResultsError, match="change faster"):
+        _mirror(RemoteFolder(watched, str(tmp_path / "remote"), "there"), tmp_path / "one")  # type: ignore[arg-type]
 
 
 def test_names_from_there_become_paths_only_where_they_are_ours(tmp_path: Path) -> None:
@@ -326,12 +413,15 @@ def test_a_driver_that_died_here_is_taken_over_at_once_and_one_elsewhere_is_not(
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait(60)
     space = str(Path("/proc/self/ns/pid").readlink())
-    _claim(store.remote, host=socket.gethostname(), pid=dead.pid, processes=space)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    _claim(store.remote, host=socket.gethostname(), pid=dead.pid, processes=space, boot="of another kernel")
+    assert store.owner() is not None  # two hosts may have one name
+    _claim(store.remote, host=socket.gethostname(), pid=dead.pid, processes=space, boot=boot)
     assert store.owner() is None
     with store.locked():
         pass
     # The number lives on in another process: this one.
-    _claim(store.remote, host=socket.gethostname(), pid=os.getpid(), processes=space, started=1)
+    _claim(store.remote, host=socket.gethostname(), pid=os.getpid(), processes=space, boot=boot, started=1)
     with store.locked():
         assert store.owner() == Owner(socket.gethostname(), os.getpid())
 
@@ -354,6 +444,76 @@ def test_a_holder_renews_its_claim_and_notices_that_it_was_taken_over(
                 break
             time.sleep(0.1)
         assert "taken the study over" in (_refusal(store) or "")
+
+
+def _local_remote(tmp_path: Path, filesystem: Any = None) -> RemoteFolder:
+    return RemoteFolder(filesystem or pafs.LocalFileSystem(), str(tmp_path / "remote"), "the remote folder")
+
+
+@pytest.mark.parametrize("offset_s", [-3600, 3600])
+def test_a_clock_that_is_wrong_here_does_not_decide_who_holds_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset_s: float
+) -> None:
+    store, right = _mirror(_local_remote(tmp_path), tmp_path / "one"), time.time
+    monkeypatch.setattr("time.time", lambda: right() + offset_s)
+    _claim(store.remote)
+    with pytest.raises(ResultsError, match="process 7 on elsewhere"), store.locked():
+        pass
+    os.utime(tmp_path / "remote" / ".lock" / ("t" * 32), (right() - 20,) * 2)
+    with store.locked():
+        store.write(_tables(KEYS[0]))
+
+
+def _take_over(store: Store) -> Any:
+    """Hold a folder as soon as its holder is stale."""
+    deadline = time.monotonic() + 60
+    while True:
+        lock = store.locked()
+        try:
+            lock.__enter__()
+            return lock
+        except ResultsError:
+            assert time.monotonic() < deadline
+
+
+def test_a_driver_that_was_silent_stores_nothing_before_its_next_heartbeat(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    silent = Store(tmp_path / "one", _local_remote(tmp_path), LockTimes(renew_s=600, stale_s=2, settle_s=0.2))
+    (tmp_path / "two").mkdir()
+    other = Store(tmp_path / "two", _local_remote(tmp_path), LockTimes(renew_s=0.2, stale_s=2, settle_s=0.2))
+    with silent.locked():
+        lock = _take_over(other)
+        assert "taken the study over" in (_refusal(silent) or "")
+        silent.journal.write_text("old\n")
+    assert "optuna.journal" not in _local_remote(tmp_path).names()
+    other.write(_tables(KEYS[0]))
+    lock.__exit__(None, None, None)
+
+
+def test_a_driver_that_was_suspended_while_it_renewed_its_claim_does_not_revive_it(tmp_path: Path) -> None:
+    watched, times = _Watched(), LockTimes(renew_s=0.2, stale_s=2, settle_s=0.3)
+    first, second = tmp_path / "one", tmp_path / "two"
+    first.mkdir()
+    second.mkdir()
+    slept = Store(first, _local_remote(tmp_path, watched), times)
+    other = Store(second, _local_remote(tmp_path), times)
+    asleep, awake = threading.Event(), threading.Event()
+
+    def sleep(folder: str) -> None:
+        if folder.endswith(".lock"):
+            asleep.set()
+            awake.wait(60)
+
+    with slept.locked():
+        watched.after_listing = sleep
+        assert asleep.wait(60)
+        lock = _take_over(other)
+        watched.after_listing = lambda folder: None
+        awake.set()
+        assert "taken the study over" in (_refusal(slept) or "")
+    assert len(_local_remote(tmp_path).times(".lock")) == 1
+    other.write(_tables(KEYS[0]))
+    lock.__exit__(None, None, None)
 
 
 def _refusal(store: Store) -> str | None:

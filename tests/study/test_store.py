@@ -132,11 +132,11 @@ def test_a_second_driver_is_refused_and_told_who_holds_the_folder(tmp_path: Path
     store = Store(tmp_path)
     code = "import sys, pathlib; from study.store import Store\nwith Store(pathlib.Path(sys.argv[1])).locked(): pass"
     with store.locked():
-        assert store.is_locked()
+        assert store.owner() is not None
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert f"process {os.getpid()} on" in done.stderr
-    assert not store.is_locked()
+    assert store.owner() is None
     with store.locked():
         pass
 
@@ -635,11 +635,11 @@ def test_the_lock_of_a_file_that_was_removed_is_no_lock(tmp_path: Path) -> None:
             assert store.owner() is not None
 
 
-def _foreign(folder: Path, age_s: float) -> None:
+def _foreign(folder: Path, age_s: float, **changes: Any) -> None:
     """A lock file that a driver on another host keeps, where locks do not reach across hosts."""
     record = {"host": "elsewhere", "pid": 7, "started": 1, "processes": "pid:[1]", "token": "t", "holds": True}
     path = folder / ".lock"
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps({**record, **changes}))
     os.utime(path, (time.time() - age_s,) * 2)
 
 
@@ -653,6 +653,42 @@ def test_a_driver_on_another_host_counts_until_its_heartbeat_stops(tmp_path: Pat
     assert impatient.owner() is None
     with impatient.locked():
         assert store.owner() == Owner(socket.gethostname(), os.getpid())
+
+
+def test_another_host_of_the_same_name_is_another_host(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait(60)
+    space = str(Path("/proc/self/ns/pid").readlink())
+    _foreign(tmp_path, age_s=5, host=socket.gethostname(), pid=dead.pid, processes=space, boot="of another kernel")
+    store = Store(tmp_path)
+    assert store.owner() == Owner(socket.gethostname(), dead.pid)
+    with pytest.raises(ResultsError, match="is being run by"), store.locked():
+        pass
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_driver_that_another_host_took_over_stores_nothing_any_more(tmp_path: Path, ended: bool) -> None:
+    """A file system whose locks do not reach across hosts: the other one has written its name over ours."""
+    store, lock = Store(tmp_path, lock_times=LockTimes(renew_s=0.05)), tmp_path / ".lock"
+    with store.locked():
+        store.write(_tables())
+        store.write(_tables(OTHER))
+        _foreign(tmp_path, age_s=20)
+        if ended:
+            lock.write_bytes(b"")
+            os.utime(lock, (time.time() - 20,) * 2)
+        there, files = (lock.read_bytes(), lock.stat().st_mtime), _files(tmp_path)
+        for store_something in (
+            lambda: store.write(_tables(THIRD)),
+            lambda: store.write_site({}),
+            store.compact,
+        ):
+            with pytest.raises(ResultsError, match="taken the study over"):
+                store_something()
+        assert _files(tmp_path) == files
+        assert not list(tmp_path.rglob("*.tmp"))
+    # Neither the heartbeat nor the end of the lock touched what is the other one's.
+    assert (lock.read_bytes(), lock.stat().st_mtime) == there
 
 
 def test_a_holder_renews_its_lock(tmp_path: Path) -> None:

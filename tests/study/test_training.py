@@ -26,7 +26,7 @@ from study.metrics import Predictions, accuracy, confusion_matrix, rmse_m
 from study.provenance import Provenance
 from study.spec.trial import Trial, TrialConfiguration
 from study.store import TrialTables
-from study.training import Checkpoints, EpochRecord, read_checkpoint, train, write_checkpoint
+from study.training import CheckpointError, Checkpoints, EpochRecord, read_checkpoint, train, write_checkpoint
 
 HERE = Provenance("0", None, None, None)
 
@@ -416,7 +416,7 @@ def test_the_checkpoint_of_another_trial_is_refused(
 ) -> None:
     _run(_trial("HDA"), data, _Folder(tmp_path))
     method, seed, changes = other
-    with pytest.raises(ResultsError, match="does not belong to this trial") as caught:
+    with pytest.raises(CheckpointError, match="does not belong to this trial") as caught:
         _run(_trial(method, seed, **changes), data, _Folder(tmp_path, 1))
     assert named in str(caught.value.where)
 
@@ -427,10 +427,10 @@ def test_a_state_with_anything_missing_or_foreign_is_refused(data: SiteData, tmp
     for name in state.keys() - {"random_device"}:
         for foreign in ("text", {"a": 1}, torch.zeros(2, 2)):
             write_checkpoint(tmp_path / "9.pt", {**state, name: foreign})
-            with pytest.raises(ResultsError, match="checkpoint does not"):
+            with pytest.raises(CheckpointError, match="checkpoint does not"):
                 _run(_trial("HDA"), data, _Folder(tmp_path, 9))
         write_checkpoint(tmp_path / "9.pt", {key: value for key, value in state.items() if key != name})
-        with pytest.raises(ResultsError, match="checkpoint does not"):
+        with pytest.raises(CheckpointError, match="checkpoint does not"):
             _run(_trial("HDA"), data, _Folder(tmp_path, 9))
 
 
