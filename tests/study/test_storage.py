@@ -391,7 +391,8 @@ def test_of_takers_at_once_exactly_one_wins(remote_of: Callable[[], RemoteFolder
     with ThreadPoolExecutor(3) as threads:
         said = list(threads.map(take, stores))
     assert said.count("won") == 1, said
-    assert all("is being run by process" in text for text in said if text != "won")
+    # One that was too slow on a busy machine may know no name.
+    assert all("is being run by" in text for text in said if text != "won"), said
     assert stores[0].owner() is not None
     won[0].__exit__(None, None, None)
     assert stores[0].owner() is None
