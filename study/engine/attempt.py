@@ -83,8 +83,11 @@ def open_data(payload: Payload, device: torch.device) -> SiteData:
     keep_freed_memory()
     # One thread per trial and as many trials as cores: with more threads two trials slow each other down.
     torch.set_num_threads(payload.threads)
-    if device.type == "cuda" and payload.gpu_memory_share is not None:
-        torch.cuda.set_per_process_memory_fraction(payload.gpu_memory_share)
+    if device.type == "cuda":
+        if device.index is not None:  # the current device is each thread's own
+            torch.cuda.set_device(device)
+        if payload.gpu_memory_share is not None:
+            torch.cuda.set_per_process_memory_fraction(payload.gpu_memory_share)
     for folder in payload.search_path:
         if folder not in sys.path:
             sys.path.append(folder)
