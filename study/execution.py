@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import resource
-import socket
 import time
 from collections.abc import Generator
 from datetime import UTC, datetime
@@ -22,10 +21,10 @@ from study.data.system import fingerprint_shape
 from study.errors import DataError
 from study.methods import method_class
 from study.metrics import Predictions, accuracy, confusion_matrix, rmse_m
-from study.provenance import Provenance
-from study.spec.trial import Trial, canonical_json
+from study.provenance import Provenance, trial_identity
+from study.spec.trial import Trial
 from study.store import TrialTables
-from study.training import Checkpoints, EpochRecord, predict, train
+from study.training import Checkpoints, EpochRecord, condition_entropy, epoch_columns, predict, train
 
 __all__ = ["failed_tables", "run_trial"]
 
@@ -110,6 +109,7 @@ def run_trial(
             parts.frame,
             config.training,
             seed=trial.seed,
+            locates=trial.locates,
             checkpoints=checkpoints,
             key=trial.key,
         )
@@ -129,9 +129,15 @@ def run_trial(
             "macs_per_sample": cost.macs_per_sample,
             "macs_deployed": cost.macs_deployed,
         }
-        epochs = _epoch_columns(outcome.epochs)
+        epochs = epoch_columns(outcome.epochs) if outcome.epochs else None
         if outcome.diverged:
             return TrialTables(_finish(row, began, device), epochs)
+        # What a choice without target labels may look at: the source domain, and how sure the method is of the target.
+        row |= {
+            "source_rmse_m": rmse_m(predict(method, parts.source_check, parts.frame).error_m),
+            "source_held_out": parts.source_held_out,
+            "target_entropy": condition_entropy(method, parts.training.target.fingerprint),
+        }
         # The one look at the test scenes.
         test = predict(method, parts.test, parts.frame)
     row |= _test_metrics(test, parts)
@@ -144,19 +150,8 @@ def failed_tables(trial: Trial, provenance: Provenance, state: str, error: str) 
 
 
 def _identity(trial: Trial, provenance: Provenance, started_at: datetime) -> dict[str, Any]:
-    return {
-        "key": trial.key,
-        "method": trial.method,
-        "seed": trial.seed,
-        "data_seed": trial.config.get("split", {}).get("data_seed"),
-        "planned_epochs": trial.config.get("training", {}).get("epochs"),
-        "config": canonical_json(trial.config),
-        "data_hash": trial.data_hash,
-        "started_at": started_at.isoformat(timespec="seconds"),
-        "host": socket.gethostname(),
-        "torch_version": str(torch.__version__),  # its own type would make the driver import torch
-        **provenance.as_row(),
-    }
+    # torch's version has a type of its own, which would make the driver import torch.
+    return {**trial_identity(trial, provenance, started_at), "torch_version": str(torch.__version__)}
 
 
 def _test_metrics(test: Predictions, parts: DomainData) -> dict[str, Any]:
@@ -177,12 +172,6 @@ def _test_metrics(test: Predictions, parts: DomainData) -> dict[str, Any]:
         "test_recall": recall,
         "confusion": None if confusion is None else confusion.flatten().tolist(),
     }
-
-
-def _epoch_columns(records: list[EpochRecord]) -> dict[str, Any] | None:
-    if not records:
-        return None
-    return {name: [getattr(record, name) for record in records] for name in EpochRecord.__dataclass_fields__}
 
 
 def _error_columns(test: Predictions, parts: DomainData) -> dict[str, Any]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import socket
 import subprocess
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from study import __version__
-from study.spec.trial import canonical_json
+from study.spec.trial import Trial, canonical_json
 
-__all__ = ["Provenance", "spec_hash"]
+__all__ = ["Provenance", "spec_hash", "trial_identity"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,22 @@ class Provenance:
     def as_row(self) -> dict[str, Any]:
         """The columns of the trial table."""
         return asdict(self)
+
+
+def trial_identity(trial: Trial, provenance: Provenance, started_at: datetime) -> dict[str, Any]:
+    """The columns of the trial table that are known before a trial has run."""
+    return {
+        "key": trial.key,
+        "method": trial.method,
+        "seed": trial.seed,
+        "data_seed": trial.config.get("split", {}).get("data_seed"),
+        "planned_epochs": trial.config.get("training", {}).get("epochs"),
+        "config": canonical_json(trial.config),
+        "data_hash": trial.data_hash,
+        "started_at": started_at.isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        **provenance.as_row(),
+    }
 
 
 def spec_hash(spec: dict[str, Any]) -> str:

@@ -95,7 +95,7 @@ def repeat_trial(key: str, stores: Sequence[Store], on_epoch: Callable[[str], No
             except StopIteration as end:
                 return Comparison(stored, end.value.row)
             on_epoch(f"epoch {record.epoch}: validation RMSE {record.validation_rmse_m:.3f} m")
-            best = record if best is None or record.validation_rmse_m < best.validation_rmse_m else best
+            best = record if best is None or record.beats(best, locates=trial.locates) else best
             if stored["state"] == "pruned" and record.epoch == stored["epochs"]:  # it was stopped here
                 again = {
                     "state": "pruned",

@@ -15,9 +15,9 @@ import pickle
 import time
 import uuid
 import zipfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from torch import Tensor
 from models.methods import LabelledBatch, Method, UnlabelledBatch
 from models.parallel import from_first_worker, is_first_worker, shared_training_loss, worker_count
 from study.data.dataset import EvaluationSet, Frame, TrainingData
+from study.data.synthesis import Fingerprints
 from study.errors import ResultsError, StudyError
 from study.metrics import Predictions, accuracy, rmse_m
 from study.spec.trial import TrainingSettings
@@ -36,6 +37,8 @@ __all__ = [
     "Checkpoints",
     "EpochRecord",
     "TrainingOutcome",
+    "condition_entropy",
+    "epoch_columns",
     "predict",
     "read_checkpoint",
     "train",
@@ -70,6 +73,17 @@ class EpochRecord:
         """Whether the loss or the validation error is not finite."""
         return not (math.isfinite(self.train_loss) and math.isfinite(self.validation_rmse_m))
 
+    def beats(self, other: EpochRecord, *, locates: bool) -> bool:
+        """Whether a trial is rather tested at this epoch than at another, by validation alone.
+
+        Args:
+            other: an earlier epoch.
+            locates: whether coordinates are trained; otherwise their error says nothing, and accuracy decides.
+        """
+        if locates or self.validation_accuracy is None or other.validation_accuracy is None:
+            return self.validation_rmse_m < other.validation_rmse_m
+        return self.validation_accuracy > other.validation_accuracy
+
 
 class Checkpoints(Protocol):
     """Where training starts from and what it leaves after an epoch.
@@ -95,7 +109,8 @@ class TrainingOutcome:
     """How training ended. The method holds the weights of the best epoch, unless it diverged.
 
     Attributes:
-        best: the epoch with the lowest validation RMSE, the earliest of equals; None if the first already diverged.
+        best: the epoch with the lowest validation RMSE (of trials that do not locate: the highest validation
+            accuracy), the earliest of equals; None if the first already diverged.
         epochs: all epochs, also those before a checkpoint.
         diverged: a loss or a validation error was not finite.
         seconds_before: what the epochs before the checkpoint took; 0 without one.
@@ -115,6 +130,7 @@ def train(
     settings: TrainingSettings,
     *,
     seed: int,
+    locates: bool = True,
     checkpoints: Checkpoints | None = None,
     key: str = "",
 ) -> Generator[EpochRecord, None, TrainingOutcome]:
@@ -130,6 +146,7 @@ def train(
         frame: turns the network's coordinates into metres.
         settings: epochs, batch size, optimizer.
         seed: seed of the batch order.
+        locates: see `EpochRecord.beats`.
         checkpoints: where to go on from; the epochs before are not yielded again.
         key: the trial's, which its checkpoints carry.
 
@@ -145,7 +162,7 @@ def train(
     optimizer = _optimizer(method, settings)
     schedule = _schedule(optimizer, settings, steps)
     identity = {"key": key, "method": method.name, "settings": settings.model_dump(mode="json"), "seed": seed}
-    so_far = _Progress(method, optimizer, schedule, order, {"format": CHECKPOINT_FORMAT, **identity})
+    so_far = _Progress(method, optimizer, schedule, order, {"format": CHECKPOINT_FORMAT, **identity}, locates)
     if checkpoints is not None:
         so_far.go_on_from(checkpoints)
     seconds_before = so_far.seconds
@@ -193,6 +210,11 @@ def train(
     return TrainingOutcome(so_far.best, so_far.records, so_far.diverged, seconds_before)
 
 
+def epoch_columns(records: Sequence[EpochRecord]) -> dict[str, list[Any]]:
+    """Epochs as columns of their table."""
+    return {item.name: [getattr(record, item.name) for record in records] for item in fields(EpochRecord)}
+
+
 @torch.no_grad()
 def predict(method: Method, samples: EvaluationSet, frame: Frame) -> Predictions:
     """Positions and conditions of all samples, in their order, none left out."""
@@ -204,6 +226,23 @@ def predict(method: Method, samples: EvaluationSet, frame: Frame) -> Predictions
         if prediction.condition_logits is not None:
             conditions.append(prediction.condition_logits.argmax(dim=1))
     return Predictions.of(samples, torch.cat(positions), torch.cat(conditions) if conditions else None)
+
+
+@torch.no_grad()
+def condition_entropy(method: Method, samples: Fingerprints) -> float | None:
+    """Mean entropy of the predicted conditions in nats; None without that task. No label is read.
+
+    Small where the method is sure of what it says, right or wrong.
+    """
+    method.eval()
+    total = torch.zeros((), dtype=torch.float64, device=next(method.parameters()).device)
+    for images in samples.split(EVALUATION_BATCH):
+        logits = method(images).condition_logits
+        if logits is None:
+            return None
+        share = logits.double().log_softmax(dim=1)
+        total -= (share.exp() * share).sum()
+    return float(total) / len(samples)
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -272,6 +311,7 @@ class _Progress:
 
     Attributes:
         identity: plain values that a checkpoint must share to be of this training.
+        locates: see `EpochRecord.beats`.
         best, best_weights: the best epoch and its weights, those of the start while there is none.
         records: the epochs so far.
     """
@@ -281,6 +321,7 @@ class _Progress:
     schedule: torch.optim.lr_scheduler.LRScheduler
     order: torch.Generator
     identity: dict[str, Any]
+    locates: bool
     best: EpochRecord | None = None
     best_weights: dict[str, Tensor] = field(init=False)
     records: list[EpochRecord] = field(default_factory=list)
@@ -300,7 +341,7 @@ class _Progress:
     def add(self, record: EpochRecord) -> None:
         """Add an epoch, whose weights the method has now."""
         self.records.append(record)
-        if not record.diverged and (self.best is None or record.validation_rmse_m < self.best.validation_rmse_m):
+        if not record.diverged and (self.best is None or record.beats(self.best, locates=self.locates)):
             self.best = record
             self._keep_weights()
 

@@ -105,6 +105,9 @@ class DomainData:
 
     Attributes:
         training, validation, test: the samples.
+        source_check: labelled samples of the source domain that measure its risk: those of the training scenes that
+            were held back, or else the ones that were trained on.
+        source_held_out: which of the two.
         frame: how metres become coordinates.
         conditions: names of the classes.
         fingerprints_kept: whether all fingerprints are in memory, or made for each batch.
@@ -113,6 +116,8 @@ class DomainData:
     training: TrainingData
     validation: EvaluationSet
     test: EvaluationSet
+    source_check: EvaluationSet
+    source_held_out: bool
     frame: Frame
     conditions: tuple[str, ...]
     fingerprints_kept: bool
@@ -195,6 +200,8 @@ class SiteData:
             ),
             samples(parts.validation),
             samples(parts.test),
+            samples(parts.held_back) if parts.held_back.scenes else train,
+            bool(parts.held_back.scenes),
             frame,
             condition_names(system.semantics),
             fingerprints_kept=isinstance(source, Tensor),

@@ -82,7 +82,7 @@ class Split(_Settings):
         block_scenes: scenes per block; read with ``order: blocks`` alone.
         block_seed: seed of the blocks' order; read with ``order: blocks`` alone.
         labelled_scenes: how many of the training scenes have labels (the first ones in the order above, so that more
-            scenes contain fewer), or ``all``. The others are not used.
+            scenes contain fewer), or ``all``. The others take no part in training; they measure the source risk.
         target: scenes whose unlabelled samples are the target domain: ``test`` (transductive, as in the paper) or
             ``validation`` (the test scenes stay unseen). Methods that do not adapt do not read it.
         positions: ``shared`` (the same in all parts, as in the paper) or ``held_out`` (validation and test have
@@ -147,9 +147,10 @@ class Split(_Settings):
         """
         train, validation, test = self.scenes(scenes, site)
         at_train, at_validation, at_test = self._positions(position_m, site)
-        source = Part(train if self.labelled_scenes == "all" else train[: self.labelled_scenes], at_train)
+        labelled = len(train) if self.labelled_scenes == "all" else self.labelled_scenes
+        source, held_back = Part(train[:labelled], at_train), Part(train[labelled:], at_train)
         evaluated = {"validation": Part(validation, at_validation), "test": Part(test, at_test)}
-        return SplitParts(source, **evaluated, target=evaluated[self.target])
+        return SplitParts(source, **evaluated, target=evaluated[self.target], held_back=held_back)
 
     def scenes(
         self, available: int, site: str = "the site"
@@ -233,7 +234,7 @@ class Split(_Settings):
             + ("in time order" if self.order == "time" else blocks)
         ]
         if self.labelled_scenes not in ("all", self.train_scenes):
-            words.append(f"{self.labelled_scenes} of the training scenes labelled, the others unused")
+            words.append(f"{self.labelled_scenes} of the training scenes labelled, the others held back")
         words.append(f"unlabelled target data from the {self.target} scenes")
         if self.positions == "shared":
             words.append("positions shared")
@@ -259,12 +260,16 @@ class Part(NamedTuple):
 
 
 class SplitParts(NamedTuple):
-    """Parts of a split. Source, validation and test share no scene; with held-out positions no position either."""
+    """Parts of a split. Source, validation and test share no scene; with held-out positions no position either.
+
+    ``held_back`` are the training scenes that have no labels for training; often there are none.
+    """
 
     source: Part
     validation: Part
     test: Part
     target: Part
+    held_back: Part
 
 
 def _inside(position_m: NDArray[np.float32], area: tuple[float, float, float, float]) -> NDArray[np.bool_]:

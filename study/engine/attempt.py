@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from study.allocator import keep_freed_memory
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torch is imported by the processes that train
     import torch
 
     from study.data.dataset import SiteData
-    from study.training import Checkpoints, EpochRecord
+    from study.training import EpochRecord
 
 __all__ = [
     "Parcel",
@@ -100,21 +100,18 @@ def open_data(payload: Payload, device: torch.device) -> SiteData:
     )
 
 
-def attempt(
-    trial: Trial, data: SiteData, payload: Payload, checkpoints: Checkpoints | None = None
-) -> Generator[EpochRecord, None, TrialTables]:
+def attempt(trial: Trial, data: SiteData, payload: Payload) -> Generator[EpochRecord, None, TrialTables]:
     """Run a trial, yielding a record after each epoch; the generator's value are its tables, whatever happened."""
     import torch
 
     from study.execution import failed_tables, run_trial
 
     began = time.monotonic()
-    run = run_trial(trial, data, payload.provenance, checkpoints=checkpoints)
+    run = run_trial(trial, data, payload.provenance)
     try:
         while True:
             record = next(run)
             if payload.time_limit_s is not None and time.monotonic() - began > payload.time_limit_s:
-                run.close()
                 state = "failed"
                 reason = f"the time limit of {payload.time_limit_s:g} s was reached in epoch {record.epoch}"
                 break
@@ -151,21 +148,22 @@ def pruned_tables(
 ) -> TrialTables:
     """The tables of a trial as they are if it is stopped early now."""
     from study.execution import failed_tables
+    from study.training import epoch_columns
 
-    best = min(records, key=lambda record: record.validation_rmse_m)
+    best = records[0]
+    for record in records:
+        best = record if record.beats(best, locates=trial.locates) else best
     row: dict[str, Any] = {
         **failed_tables(trial, provenance, "pruned", "").row,
         "error": None,
         "epochs": len(records),
-        "planned_epochs": trial.config["training"]["epochs"],
         "best_epoch": best.epoch,
         "validation_rmse_m": best.validation_rmse_m,
         "validation_accuracy": best.validation_accuracy,
         "train_seconds": sum(record.seconds for record in records),
         "trial_seconds": trial_seconds,
     }
-    columns = {name: [asdict(record)[name] for record in records] for name in asdict(best)}
-    return TrialTables(row, columns)
+    return TrialTables(row, epoch_columns(records))
 
 
 def answer_deadline_s(time_limit_s: float) -> float:

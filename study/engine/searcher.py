@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,10 +23,10 @@ from ray.tune.stopper import Stopper
 from study.engine.attempt import Parcel, answer_deadline_s
 from study.errors import ResultsError
 from study.observers import RunObserver
-from study.provenance import Provenance
+from study.provenance import Provenance, trial_identity
 from study.result_files import unwritable
 from study.search import StudyQueue, Work
-from study.spec.trial import Trial, canonical_json
+from study.spec.trial import Trial
 from study.store import Store, TrialTables
 
 __all__ = ["EarlyStopping", "Limits", "Observe", "QueueSearcher", "RunStopper"]
@@ -196,20 +195,12 @@ class QueueSearcher(_NotPickled, Searcher):
 
     def _tables_of(self, trial: Trial, state: str, error: str, seconds: float) -> TrialTables:
         """The tables of a trial whose process cannot say what became of it."""
+        began = datetime.now(UTC) - timedelta(seconds=seconds)
         row = {
-            "key": trial.key,
+            **trial_identity(trial, self._provenance, began),
             "state": state,
             "error": error,
-            "method": trial.method,
-            "seed": trial.seed,
-            "data_seed": trial.config["split"].get("data_seed"),
-            "planned_epochs": trial.config.get("training", {}).get("epochs"),
-            "config": canonical_json(trial.config),
-            "data_hash": trial.data_hash,
-            "started_at": (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds"),
             "trial_seconds": seconds,
-            "host": socket.gethostname(),
-            **self._provenance.as_row(),
         }
         return TrialTables(row)
 

@@ -82,7 +82,7 @@ MethodPath = Annotated[str, AfterValidator(_method_path), Allowed(_PATH_WORDS), 
 
 # A change of what a configuration means (a loss, a default that is not written down) needs a new number here:
 # old results then no longer answer for new trials.
-KEY_VERSION = 2
+KEY_VERSION = 3
 
 
 class _Settings(BaseModel):
@@ -334,6 +334,13 @@ class Trial:
     def method(self) -> str:
         """The method's name, as tables show it."""
         return method_settings(self.config).name
+
+    @property
+    def locates(self) -> bool:
+        """Whether the objective trains coordinates: MDA with λ = 0 learns to predict conditions alone."""
+        config = self.config
+        alone = config["method"] == "MDA" and config["system"]["semantics"] != "none"
+        return not (alone and config["objective"]["lambda"] == 0)
 
     @property
     def user_method(self) -> UserMethod | None:

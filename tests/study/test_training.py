@@ -172,20 +172,46 @@ def test_divergence_ends_the_trial_and_is_its_state(data: SiteData) -> None:
 
 
 def test_the_test_scenes_are_predicted_once_at_the_best_epoch(data: SiteData, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
+    seen: list[list[int]] = []
     import study.execution
     import study.training
 
     real = study.training.predict
 
     def spy(method: Any, samples: Any, frame: Any) -> Any:
-        seen.append(len(samples.condition))
+        seen.append(samples.scene.unique().tolist())
         return real(method, samples, frame)
 
     monkeypatch.setattr(study.training, "predict", spy)
     monkeypatch.setattr(study.execution, "predict", spy)
     _run(_trial("HDA", training={"epochs": 3}), data)
-    assert seen == [160, 160, 160, 320]
+    source, validation, test = [0, 1, 2], [3], [4, 5]
+    assert seen == [validation, validation, validation, source, test]
+
+
+@pytest.mark.parametrize(("weight", "metric"), [(0.0, "validation_accuracy"), (1.0, "validation_rmse_m")])
+def test_who_learns_conditions_alone_is_tested_at_the_epoch_of_the_best_accuracy(
+    weight: float, metric: str, data: SiteData
+) -> None:
+    records, tables = _run(_trial("MDA", objective={"lambda": weight}, training={"epochs": 5}), data)
+    values = [getattr(record, metric) for record in records]
+    best = values.index(max(values) if metric == "validation_accuracy" else min(values)) + 1
+    assert tables.row["best_epoch"] == best
+    assert tables.row[metric] == values[best - 1]
+
+
+@pytest.mark.parametrize("method", ["DCNN", "HDA"])
+def test_what_can_be_known_without_labels_of_the_target_is_recorded(method: str, data: SiteData) -> None:
+    split = {"train_scenes": 3, "labelled_scenes": 2}
+    trained_on = _run(_trial(method, split=split | {"labelled_scenes": "all"}), data)[1].row
+    held_out = _run(_trial(method, split=split), data)[1].row
+    assert [trained_on["source_held_out"], held_out["source_held_out"]] == [False, True]
+    assert trained_on["source_rmse_m"] != held_out["source_rmse_m"]
+    for row in (trained_on, held_out):
+        assert 0 < row["source_rmse_m"] < 200
+        assert (row["target_entropy"] is None) == (method == "DCNN")
+        if method == "HDA":
+            assert 0 < row["target_entropy"] <= math.log(3)
 
 
 def test_training_beats_the_mean_position(data: SiteData) -> None:
