@@ -188,7 +188,9 @@ class Cluster(_Frozen):
         le=100,
         description="how often a trial runs again, or goes on from its checkpoint, after its process or machine died",
     )
-    trial_time_limit_s: float | None = Field(None, gt=0, le=2_592_000, description="seconds after which a trial is stopped")
+    trial_time_limit_s: float | None = Field(
+        None, gt=0, le=2_592_000, description="seconds after which a trial is stopped"
+    )
     storage: Annotated[
         str,
         Field(description="where results are kept unless --results says it: local, a folder that all share, or a URI"),
