@@ -1,6 +1,7 @@
 """Reference rows: what can be said without a network.
 
-Both are fitted on the same labelled samples as the networks and predict from the same fingerprint.
+All are fitted on the same labelled samples as the networks. MEAN and KNN predict from the same fingerprint, MODEL from
+the channels that the fingerprint is made of.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import ClassVar, Protocol
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
+
+from models.model_based import ModelBased
 
 __all__ = ["REFERENCES", "MeanPosition", "NearestNeighbours", "Reference"]
 
@@ -47,7 +50,7 @@ class LabelledSet(Protocol):
 
 
 class Reference(Protocol):
-    """A deterministic predictor that has no epochs."""
+    """A deterministic predictor that has no epochs and reads fingerprints."""
 
     name: ClassVar[str]
 
@@ -121,7 +124,8 @@ class NearestNeighbours:
         return number
 
 
-REFERENCES: dict[str, type[MeanPosition] | type[NearestNeighbours]] = {
+REFERENCES: dict[str, type[MeanPosition] | type[NearestNeighbours] | type[ModelBased]] = {
     MeanPosition.name: MeanPosition,
     NearestNeighbours.name: NearestNeighbours,
+    ModelBased.name: ModelBased,
 }

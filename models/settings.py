@@ -127,6 +127,13 @@ class NeighboursObjective:
 
 
 @dataclass(frozen=True)
+class ModelBasedObjective:
+    """Model-based localization: the first path is the earliest that is at most this much weaker than the strongest."""
+
+    first_path_db: float = 10.0
+
+
+@dataclass(frozen=True)
 class MethodSettings:
     """What a spec may set for a method.
 
@@ -155,6 +162,7 @@ class MethodSettings:
 _CATALOGUE = (
     MethodSettings("MEAN", joint=True, objective=NoObjective, trained=False),
     MethodSettings("KNN", joint=True, objective=NeighboursObjective, trained=False),
+    MethodSettings("MODEL", joint=True, objective=ModelBasedObjective, trained=False),
     MethodSettings("DCNN", joint=False, objective=NoObjective),
     MethodSettings("TL", joint=False, objective=TLObjective, adapts=True, twin=True),
     MethodSettings("RDA", joint=False, objective=NoObjective, adapts=True),

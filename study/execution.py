@@ -13,6 +13,7 @@ import torch
 
 from models.complexity import measure_complexity
 from models.methods import NetworkShape, build_method
+from models.model_based import ModelBased
 from models.parallel import worker_count
 from models.references import REFERENCES
 from models.settings import BACKBONES
@@ -74,16 +75,27 @@ def run_trial(
     epochs: dict[str, Any] | None = None
     train_began = time.perf_counter()
     if trial.method in REFERENCES:
-        settings = dict(trial.config["objective"])
-        reference = REFERENCES[trial.method](**settings)
-        reference.fit(parts.training.source, len(parts.conditions))
-        row["train_seconds"] = time.perf_counter() - train_began
-        validation, test = (
-            Predictions.of(part, parts.frame.decode(position), condition)
-            for part, (position, condition) in (
-                (part, reference.predict(part.fingerprint)) for part in (parts.validation, parts.test)
+        reference = REFERENCES[trial.method](**dict(trial.config["objective"]))
+        if isinstance(reference, ModelBased):
+            channels = data.channels(config.system, config.split)
+            reference.fit(channels.training, len(parts.conditions))
+            row["train_seconds"] = time.perf_counter() - train_began
+            validation, test = (
+                Predictions.of(part, position[:, : part.position_m.shape[1]], condition)
+                for part, (position, condition) in (
+                    (parts.validation, reference.predict(channels.validation)),
+                    (parts.test, reference.predict(channels.test)),
+                )
             )
-        )
+        else:
+            reference.fit(parts.training.source, len(parts.conditions))
+            row["train_seconds"] = time.perf_counter() - train_began
+            validation, test = (
+                Predictions.of(part, parts.frame.decode(position), condition)
+                for part, (position, condition) in (
+                    (part, reference.predict(part.fingerprint)) for part in (parts.validation, parts.test)
+                )
+            )
         row |= {
             "state": "done",
             "validation_rmse_m": rmse_m(validation.error_m),

@@ -19,14 +19,16 @@ from torch import Tensor
 
 from study.data.path_table import PathTable
 from study.data.site import Site
-from study.data.split import Part, Split
-from study.data.synthesis import Fingerprints, PathSamples, free_memory_bytes, kept_or_made
-from study.data.system import SystemConfiguration, UniformPaths, condition_names
+from study.data.split import Part, Split, SplitParts
+from study.data.synthesis import Channels, Fingerprints, PathSamples, free_memory_bytes, kept_or_made
+from study.data.system import ExcessDelay, SystemConfiguration, UniformPaths, condition_names
 
 __all__ = [
+    "ChannelData",
     "DomainData",
     "EvaluationSet",
     "Frame",
+    "LabelledChannels",
     "LabelledSamples",
     "SiteData",
     "TrainingData",
@@ -123,6 +125,59 @@ class DomainData:
     fingerprints_kept: bool
 
 
+class LabelledChannels(NamedTuple):
+    """Source samples for a reference that reads channels, and what is known of the base station and the array.
+
+    Attributes:
+        csi: H [n, M, N].
+        position_m: [n, 3] in metres.
+        condition: [n] int64.
+        base_station_m: (x, y, z).
+        antennas: (My, Mz).
+        bandwidth_hz: occupied bandwidth in Hz.
+        excess_delay: what becomes of paths later than N / bandwidth.
+    """
+
+    csi: Channels
+    position_m: Tensor
+    condition: Tensor
+    base_station_m: tuple[float, float, float]
+    antennas: tuple[int, int]
+    bandwidth_hz: float
+    excess_delay: ExcessDelay
+
+
+@dataclass(frozen=True)
+class ChannelData:
+    """The channels of one trial's parts, in the order of its samples; those to predict from have no labels."""
+
+    training: LabelledChannels
+    validation: Channels
+    test: Channels
+
+
+class _Used(NamedTuple):
+    """What a split uses of a site.
+
+    Attributes:
+        table: the paths of at least these scenes.
+        scenes: scene numbers of all parts.
+        parts: the split.
+        positions: position numbers of all parts.
+    """
+
+    table: PathTable
+    scenes: list[int]
+    parts: SplitParts
+    positions: NDArray[np.int64]
+
+    def rows(self, part: Part) -> Tensor:
+        """Where a part's samples are among all used ones, which are in the order of scene, then position."""
+        at_scene = np.searchsorted(self.scenes, part.scenes)
+        at_position = np.searchsorted(self.positions, part.positions)
+        return torch.from_numpy((at_scene[:, None] * len(self.positions) + at_position).reshape(-1))
+
+
 class SiteData:
     """A site's paths and the fingerprints made of them, kept for the trials of one process.
 
@@ -165,26 +220,15 @@ class SiteData:
             ConfigurationError: the site has too few scenes, positions or paths for the configuration.
             DataError: the site's data cannot be read.
         """
-        name = f"site {self.site.name!r}"
-        system.check_paths(self.site.max_paths, name)
-        scenes = sorted({scene for part in split.scenes(self.site.scenes, name) for scene in part})
-        table = self._read(scenes)
-        parts = split.parts(self.site.scenes, table.position_m, name)
-        used = np.unique(np.concatenate([part.positions for part in parts]))
-        source = self._source_of(system, split.data_seed, table, scenes, used)
-        positions = torch.from_numpy(np.ascontiguousarray(table.position_m[used, :coordinates])).to(self.device)
-        conditions = torch.from_numpy(table.condition[np.searchsorted(table.scene, scenes)][:, used].astype(np.int64))
-        conditions = conditions.to(self.device).flatten()
-        if system.semantics == "binary":
-            conditions = conditions.clamp_max(1)
+        used = self._used(system, split)
+        parts, source = used.parts, self._source_of(system, split.data_seed, used)
+        positions, conditions = self._positions(used, coordinates), self._conditions(used, system)
 
         def samples(part: Part) -> EvaluationSet:
-            at_scene = np.searchsorted(scenes, part.scenes)
-            at_position = np.searchsorted(used, part.positions)
-            rows = torch.from_numpy((at_scene[:, None] * len(used) + at_position).reshape(-1)).to(self.device)
+            rows = used.rows(part).to(self.device)
             return EvaluationSet(
                 fingerprint=Fingerprints(source, rows),
-                position_m=positions[rows % len(used)],
+                position_m=positions[rows % len(used.positions)],
                 condition=conditions[rows],
                 scene=torch.tensor(part.scenes).repeat_interleave(len(part.positions)),
                 index=torch.from_numpy(part.positions).repeat(len(part.scenes)),
@@ -207,6 +251,60 @@ class SiteData:
             fingerprints_kept=isinstance(source, Tensor),
         )
 
+    def channels(self, system: SystemConfiguration, split: Split) -> ChannelData:
+        """Channel state information of every part, for references that read it instead of fingerprints.
+
+        Args:
+            system: system configuration; its fingerprint and normalization are not looked at.
+            split: which scenes and positions are what.
+
+        Raises:
+            ConfigurationError: the site has too few scenes, positions or paths for the configuration.
+            DataError: the site's data cannot be read.
+        """
+        used = self._used(system, split)
+        paths = self._paths_of(system, split.data_seed, used)
+        train = used.rows(used.parts.source).to(self.device)
+        return ChannelData(
+            LabelledChannels(
+                Channels(paths, train),
+                self._positions(used, 3)[train % len(used.positions)],
+                self._conditions(used, system)[train],
+                self.site.base_station_m,
+                system.antennas,
+                system.bandwidth_mhz * 1e6,
+                system.excess_delay,
+            ),
+            Channels(paths, used.rows(used.parts.validation).to(self.device)),
+            Channels(paths, used.rows(used.parts.test).to(self.device)),
+        )
+
+    def _used(self, system: SystemConfiguration, split: Split) -> _Used:
+        """The scenes and positions that a split uses, read.
+
+        Raises:
+            ConfigurationError: the site has too few scenes, positions or paths for the configuration.
+            DataError: the site's data cannot be read.
+        """
+        name = f"site {self.site.name!r}"
+        system.check_paths(self.site.max_paths, name)
+        scenes = sorted({scene for part in split.scenes(self.site.scenes, name) for scene in part})
+        table = self._read(scenes)
+        parts = split.parts(self.site.scenes, table.position_m, name)
+        return _Used(table, scenes, parts, np.unique(np.concatenate([part.positions for part in parts])))
+
+    def _positions(self, used: _Used, coordinates: int) -> Tensor:
+        """Of the used positions, in metres, [L, D]."""
+        position = np.ascontiguousarray(used.table.position_m[used.positions, :coordinates])
+        return torch.from_numpy(position).to(self.device)
+
+    def _conditions(self, used: _Used, system: SystemConfiguration) -> Tensor:
+        """Of the used positions in the used scenes, scene by scene, [R] int64."""
+        at_scene = np.searchsorted(used.table.scene, used.scenes)
+        conditions = torch.from_numpy(used.table.condition[at_scene][:, used.positions].astype(np.int64))
+        conditions = conditions.to(self.device).flatten()
+        return conditions.clamp_max(1) if system.semantics == "binary" else conditions
+
     def _read(self, scenes: Sequence[int]) -> PathTable:
         """The paths of at least these scenes."""
         known = [] if self._table is None else self._table.scene.tolist()
@@ -214,25 +312,29 @@ class SiteData:
             self._table = self.site.read_paths({*known, *scenes})
         return self._table
 
-    def _source_of(
-        self,
-        system: SystemConfiguration,
-        data_seed: int,
-        table: PathTable,
-        scenes: Sequence[int],
-        used: NDArray[np.int64],
-    ) -> Tensor | PathSamples:
+    def _source_of(self, system: SystemConfiguration, data_seed: int, used: _Used) -> Tensor | PathSamples:
         """Fingerprints of the used positions in the scenes, or the paths that make them, scene by scene."""
         # Semantics name the labels and do not touch the channels.
-        identity = (system.model_copy(update={"semantics": "none"}), data_seed, tuple(scenes), used.tobytes())
+        identity = (
+            system.model_copy(update={"semantics": "none"}),
+            data_seed,
+            tuple(used.scenes),
+            used.positions.tobytes(),
+        )
         if self._source is None or self._source[0] != identity:
             self._source = None  # frees the old tensor before the new one is made
-            samples = path_samples(table, system, data_seed, self.site.carrier_hz, self.device, scenes, used)
+            samples = self._paths_of(system, data_seed, used)
             budget = self._budget
             if budget is None:
                 budget = int(MEMORY_SHARE * self._share * free_memory_bytes(self.device))
             self._source = (identity, kept_or_made(samples, budget))
         return self._source[1]
+
+    def _paths_of(self, system: SystemConfiguration, data_seed: int, used: _Used) -> PathSamples:
+        """The paths of the used positions in the scenes, scene by scene."""
+        return path_samples(
+            used.table, system, data_seed, self.site.carrier_hz, self.device, used.scenes, used.positions
+        )
 
 
 def path_samples(

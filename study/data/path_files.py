@@ -175,6 +175,8 @@ class _Opened:
 
     def __enter__(self) -> pq.ParquetFile:
         try:
+            if self._file.exists() and not self._file.is_file():
+                raise ValueError("it is not a plain file")  # opening a pipe would never end
             self._source = pq.ParquetFile(self._file)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from None

@@ -38,6 +38,7 @@ from study.data.path_table import (
     site_hash,
 )
 from study.errors import DataError, nearest
+from study.result_files import read_plain_file
 
 if TYPE_CHECKING:
     from study.data.scenario import VehicleBoxes
@@ -48,6 +49,8 @@ SITE_FOLDER = Path(__file__).parent / "sites"
 _AGAIN = "restore the file, or trace or import the site again"
 
 
+# Of site.json: a hash for each scene, and the buildings.
+_MOST_BYTES = 100_000_000
 # Rows per file: what a writer holds in memory, and what a reader has to read at least.
 _ROWS_PER_FILE = 200_000
 
@@ -204,7 +207,7 @@ _KEYS = {
 def _open_folder(folder: Path) -> Site:
     file = folder / "site.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        text = read_plain_file(file, _MOST_BYTES, follow=True)
     except FileNotFoundError:
         if (folder / "trace.json").exists():
             raise DataError(
@@ -217,7 +220,11 @@ def _open_folder(folder: Path) -> Site:
         ) from None
     except OSError as error:
         raise DataError(f"site.json cannot be read: {error.strerror or error}", where=str(file), fix=_AGAIN) from None
-    except ValueError as error:  # not JSON, or not UTF-8
+    except ValueError as error:  # a pipe, or too large
+        raise DataError(f"site.json cannot be read: {error}", where=str(file), fix=_AGAIN) from None
+    try:
+        content = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise DataError(f"site.json is not JSON: {error}", where=str(file), allowed=CONTRACT, fix=_AGAIN) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None

@@ -2,6 +2,7 @@
 
     PathSamples      paths on a device; indexing makes fingerprints
     Fingerprints     some samples of either kind, indexed like a tensor
+    Channels         channel state information of some samples
     kept_or_made     which kind fits the memory
 
 Shapes: R samples of the site that are used, n of one part, P paths, C × M × N fingerprint.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from study.data.channels import channel_response, strongest_paths
 from study.data.fingerprints import fingerprint, normalize, path_profile, reference_amplitude
 from study.data.system import SystemConfiguration, fingerprint_shape
 
-__all__ = ["Fingerprints", "PathSamples", "free_memory_bytes", "kept_or_made", "synthesize"]
+__all__ = ["Channels", "Fingerprints", "PathSamples", "free_memory_bytes", "kept_or_made", "synthesize"]
 
 # Samples made at once: on a CPU what a core's cache holds, on a GPU what keeps it busy.
 _CHUNK, _GPU_CHUNK = 128, 4096
@@ -47,19 +49,23 @@ def synthesize(
     Returns:
         [B, C, M, N] float32.
     """
-    array = {
+    if system.fingerprint == "adp":
+        relative = gain / reference_amplitude(carrier_hz)
+        profile = path_profile(relative, delay_s, zenith_rad, azimuth_rad, **_array(system))
+        return normalize(profile[:, None], system.normalization, out)
+    csi = channel_response(gain, delay_s, zenith_rad, azimuth_rad, **_array(system))
+    image = fingerprint(csi, system.fingerprint, system.normalization, antennas=system.antennas, carrier_hz=carrier_hz)
+    return image if out is None else out.copy_(image)
+
+
+def _array(system: SystemConfiguration) -> dict[str, Any]:
+    """What makes channels of paths."""
+    return {
         "bandwidth_hz": system.bandwidth_mhz * 1e6,
         "subcarriers": system.subcarriers,
         "antennas": system.antennas,
         "excess_delay": system.excess_delay,
     }
-    if system.fingerprint == "adp":
-        relative = gain / reference_amplitude(carrier_hz)
-        profile = path_profile(relative, delay_s, zenith_rad, azimuth_rad, **array)  # type: ignore[arg-type]
-        return normalize(profile[:, None], system.normalization, out)
-    csi = channel_response(gain, delay_s, zenith_rad, azimuth_rad, **array)  # type: ignore[arg-type]
-    image = fingerprint(csi, system.fingerprint, system.normalization, antennas=system.antennas, carrier_hz=carrier_hz)
-    return image if out is None else out.copy_(image)
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,16 @@ class PathSamples:
             )
         return images
 
+    def channels(self, rows: Tensor) -> Tensor:
+        """Channel state information H of some samples, Eq. (1), [n, M, N] complex64."""
+        return channel_response(
+            strongest_paths(self.gain[rows], self.paths[rows]),
+            self.delay_s[rows],
+            self.zenith_rad[rows],
+            self.azimuth_rad[rows],
+            **_array(self.system),
+        )
+
 
 class Fingerprints:
     """Some samples of a larger number, indexed like a tensor [n, C, M, N]. Nothing is copied before it is asked for.
@@ -133,6 +149,34 @@ class Fingerprints:
         """All samples in their order, ``size`` at a time."""
         for rows in self._rows.split(size):
             yield self._source[rows]
+
+
+class Channels:
+    """Channel state information H of some samples, [n, M, N] complex64, made when it is asked for and not kept.
+
+    Whatever the fingerprint is: these are the channels that it is made of, with the same drawn numbers of paths.
+
+    Args:
+        source: the paths of all samples.
+        rows: which of them, [n].
+    """
+
+    def __init__(self, source: PathSamples, rows: Tensor) -> None:
+        self._source, self._rows = source, rows
+        elements = source.system.antennas[0] * source.system.antennas[1]
+        self.shape = torch.Size((len(rows), elements, source.system.subcarriers))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Tensor | slice) -> Channels:
+        """Some of the samples; nothing is made yet."""
+        return Channels(self._source, self._rows[index])
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All samples in their order, ``size`` at a time."""
+        for rows in self._rows.split(size):
+            yield self._source.channels(rows)
 
 
 def kept_or_made(samples: PathSamples, budget_bytes: int) -> Tensor | PathSamples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -329,6 +330,18 @@ def test_an_unusable_site_json(site: Site, content: str | None, words: str) -> N
 def test_an_unusable_key_of_site_json_is_named(site: Site, values: dict[str, Any]) -> None:
     edit_json(site, **values)
     with pytest.raises(DataError, match=next(iter(values))):
+        open_site(site.folder)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(site: Site) -> None:
+    part = next((site.folder / "paths").iterdir())
+    part.unlink()
+    os.mkfifo(part)
+    with pytest.raises(DataError, match="not a plain file"):
+        site.read_paths()
+    (site.folder / "site.json").unlink()
+    os.mkfifo(site.folder / "site.json")
+    with pytest.raises(DataError, match="not a plain file"):
         open_site(site.folder)
 
 
