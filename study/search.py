@@ -21,7 +21,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from study.selection import canonical, select_winner
-from study.spec.expand import Cell, distinct, expand
+from study.spec.expand import Cell, StoredRows, distinct, expand
 from study.spec.model import EarlyStopping, FloatDomain, GridDomain, IntDomain, Search, Select, StudySpec
 from study.spec.trial import Trial, canonical_json
 
@@ -101,12 +101,11 @@ class StudyQueue:
         self._finished: Counter[str] = Counter()
         storage = _open_journal(journal)
         cells = distinct(expand(spec))
+        found = StoredRows([*self.rows.values(), *retried.values()] if spec.search else ())
         self._cells: list[_FixedCell | _SearchedCell] = [
             _FixedCell(cell, spec.seeds, data_hash)
             if cell.search is None
-            else _SearchedCell(
-                cell, cell.search, spec.seeds, spec.select, data_hash, storage, self.rows, epochs, retried
-            )
+            else _SearchedCell(cell, cell.search, spec.seeds, spec.select, data_hash, storage, self.rows, epochs, found)
             for cell in cells
         ]
         self._cells.sort(key=lambda cell: cell.rank)
@@ -186,7 +185,10 @@ class StudyQueue:
         unknown = sum(cell.expected(self.rows) - len(own) for cell, own in zip(self._searches, keys, strict=True))
         wanted = len(known) + unknown
         unfinished = {
-            key for cell in self._searches for key in cell.known_keys(self.rows) if not cell.has_stored(key, self.rows)
+            key
+            for cell, own in zip(self._searches, keys, strict=True)
+            for key in own
+            if not cell.has_stored(key, self.rows)
         }
         stored = len(self._initial & known - unfinished)
         return Progress(wanted, stored, len(self._live), Counter(self._finished))
@@ -275,7 +277,7 @@ class _SearchedCell:
         storage: optuna.storages.BaseStorage,
         rows: Rows,
         epochs: Epochs,
-        retried: Rows,
+        found: StoredRows,
     ) -> None:
         self.cell, self._search, self._seeds, self._select, self._hash = cell, search, seeds, select, data_hash
         self._space = {path: _distribution(domain) for path, domain in search.space.items()}
@@ -286,7 +288,7 @@ class _SearchedCell:
         self._winner: list[Trial] | None = None
         self._leader: list[Trial] | None = None  # trials of the best by now; None after a candidate has finished
         self._grid = iter(self._points()) if search.sampler == "grid" else None
-        stored = cell.stored_candidates([*rows.values(), *retried.values()], data_hash)
+        stored = cell.stored_candidates(found, data_hash)
         self._metrics = ("validation_rmse_m", "validation_accuracy") if search.sampler == "nsga2" else (select.column,)
         self._optuna = optuna.create_study(
             study_name=_study_name(cell, search, self._metrics),

@@ -329,7 +329,9 @@ def _says_that_another_was_lost(error: Exception) -> bool:
     """
     from torch import distributed
 
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+    from models.parallel import worker_count
+
+    if worker_count() == 1:
         return False
     if isinstance(error, distributed.DistError):
         return True
@@ -406,13 +408,17 @@ class _Reports:
             StudyError: the trial's time limit is reached; on all workers.
             _UnwritableCheckpointError: there is no room for a checkpoint.
         """
+        from models.parallel import from_first_worker
+
         self._records.append(record)
         now, limit = time.monotonic(), self._payload.time_limit_s
         self._heard = now
-        save, report, stop = _agreed(
-            now - self._saved > self._every_s,
-            now - self._reported > REPORT_EVERY_S,
-            limit is not None and now - self._began > limit,
+        save, report, stop = from_first_worker(
+            (
+                now - self._saved > self._every_s,
+                now - self._reported > REPORT_EVERY_S,
+                limit is not None and now - self._began > limit,
+            )
         )
         if stop:
             raise StudyError(f"the time limit of {limit:g} s was reached in epoch {record.epoch}")
@@ -452,16 +458,3 @@ class _Reports:
             write_checkpoint(Path(folder) / _STATE, state())
             return ray.train.Checkpoint.from_directory(folder)
         return None
-
-
-def _agreed(*flags: bool) -> list[bool]:
-    """The first worker's view of some flags."""
-    import torch
-    from torch import distributed
-
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return list(flags)
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    shared = torch.tensor(flags, dtype=torch.uint8, device=device)
-    distributed.broadcast(shared, src=0)
-    return [bool(flag) for flag in shared.tolist()]

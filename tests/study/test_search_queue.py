@@ -16,8 +16,9 @@ from conftest import SMALL_BASE
 from hypothesis import given, settings
 
 from study.search import StudyQueue, Work
-from study.spec.expand import expand, size
+from study.spec.expand import expand
 from study.spec.model import StudySpec
+from study.spec.outline import outline
 from study.spec.trial import Trial, canonical_json
 
 GRID = {"when": {"method": "MDA"}, "space": {"objective.lambda": {"grid": [0.0, 1.0, 0.25]}}, "seeds": 1}
@@ -75,7 +76,7 @@ def test_every_wanted_trial_is_handed_out_once(search: dict[str, Any] | None) ->
     spec = _spec(search)
     trials = _run(spec)
     assert len({trial.key for trial in trials}) == len(trials)
-    assert len(trials) == size(spec).trials
+    assert len(trials) == outline(spec).trials
     for cell in expand(spec):
         if cell.search is None:
             seeds = range(spec.seeds) if cell.trained else [0]
@@ -113,7 +114,7 @@ def test_an_interrupted_study_goes_on_without_repeating_or_losing_a_trial(
     stored = dict(queue.rows)
     again = _run(spec, stored)
     assert not {trial.key for trial in again} & set(stored)
-    assert len(stored) + len(again) == size(spec).trials
+    assert len(stored) + len(again) == outline(spec).trials
     assert _run(spec, stored | {trial.key: _row(trial) for trial in again}) == []
 
 
@@ -124,7 +125,7 @@ def test_a_killed_driver_leaves_a_journal_that_the_next_one_uses(tmp_path: Path)
     queue.finish(_row(first[0]))  # type: ignore[arg-type]
     again = _run(spec, dict(queue.rows), journal)
     assert {trial.key for trial in first[1:]} <= {trial.key for trial in again}  # type: ignore[union-attr]
-    assert len(again) + 1 == size(spec).trials
+    assert len(again) + 1 == outline(spec).trials
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
     for study in storage.get_all_studies():
         states = {trial.state for trial in storage.get_all_trials(study._study_id)}
@@ -193,7 +194,7 @@ def test_a_finer_grid_keeps_the_points_that_it_shares() -> None:
 def test_trials_of_other_data_do_not_count() -> None:
     spec = _spec(GRID)
     rows = {trial.key: _row(trial) for trial in _drain(StudyQueue(spec, "other data", {}))}
-    assert len(_run(spec, rows)) == size(spec).trials
+    assert len(_run(spec, rows)) == outline(spec).trials
 
 
 def test_stored_repeats_count_as_stored_while_a_search_grows() -> None:
@@ -207,7 +208,7 @@ def test_stored_repeats_count_as_stored_while_a_search_grows() -> None:
 def test_progress_counts_what_is_wanted_stored_and_done() -> None:
     spec = _spec(GRID)
     queue = StudyQueue(spec, "hash", {})
-    assert queue.progress().wanted == size(spec).trials
+    assert queue.progress().wanted == outline(spec).trials
     trial = queue.next()
     assert isinstance(trial, Trial)
     assert queue.progress().running == 1
