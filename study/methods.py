@@ -30,6 +30,7 @@ from study.errors import ConfigurationError, Problem, SpecError, nearest
 from study.spec.document import Document, Key, format_key_path
 from study.spec.loading import read_yaml, validate
 from study.spec.model import StudySpec
+from study.spec.presets import with_preset
 from study.spec.trial import METHOD_PATH, OBJECTIVE_CONTEXT, Trial, UserMethod
 
 if TYPE_CHECKING:  # brings torch
@@ -47,16 +48,20 @@ def search_path(spec: Path | None = None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(folder) for folder in folders))
 
 
-def load_study(file: Path) -> StudySpec:
-    """Read a study spec; the classes that it names are imported and described in `methods`.
+def load_study(file: Path, preset: str | None = None) -> StudySpec:
+    """Read a study spec with its preset; the classes that it names are imported and described in `methods`.
 
     What the file itself says under `methods` counts for nothing.
+
+    Args:
+        file: the spec.
+        preset: a preset instead of the one that the spec names.
 
     Raises:
         SpecError: the file cannot be used, or a class cannot be imported; `problems` has every mistake with its line.
     """
     kind = "study spec"
-    document = read_yaml(file, kind=kind)
+    document = with_preset(read_yaml(file, kind=kind), file, preset)
     described: dict[str, UserMethod] = {}
     problems: list[Problem] = []
     failed: dict[str, SpecError] = {}

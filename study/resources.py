@@ -15,18 +15,30 @@ import cluster
 import study
 from study.errors import SpecError, nearest
 
-__all__ = ["find_cluster", "find_spec", "init_folder", "shipped_clusters", "shipped_scenarios", "shipped_specs"]
+__all__ = [
+    "find_cluster",
+    "find_spec",
+    "init_folder",
+    "shipped_clusters",
+    "shipped_presets",
+    "shipped_scenarios",
+    "shipped_specs",
+]
 
 _SPECS = "spaces"
+_PRESETS = "spaces/presets"
 _CLUSTERS = "cluster"
 _SCENARIOS = "scenarios"
 
 
 def shipped_specs() -> dict[str, Path]:
     """The shipped study specs by name (the file name without ``.yaml``), sorted."""
-    package = _folder_of(study.__file__)
-    folder = package.parent / _SPECS if _is_checkout(package.parent) else package / "shipped" / _SPECS
-    return _yaml_files(folder)
+    return _yaml_files(_folder_of_specs())
+
+
+def shipped_presets() -> dict[str, Path]:
+    """The shipped presets of study specs by name (the file name without ``.yaml``), sorted."""
+    return _yaml_files(_folder_of_specs() / "presets")
 
 
 def shipped_clusters() -> dict[str, Path]:
@@ -64,7 +76,7 @@ def find_cluster(name_or_path: str | Path) -> Path:
 
 
 def init_folder(target: Path) -> list[Path]:
-    """Copy the shipped specs, cluster files and scenarios to ``spaces``, ``cluster`` and ``scenarios`` in a folder.
+    """Copy the shipped specs with their presets, cluster files and scenarios to ``spaces``, ``cluster``, ``scenarios``.
 
     Returns:
         The files written.
@@ -72,7 +84,12 @@ def init_folder(target: Path) -> list[Path]:
     Raises:
         SpecError: a file is there already (nothing is written then), or the folder cannot be written.
     """
-    shipped = {_SPECS: shipped_specs(), _CLUSTERS: shipped_clusters(), _SCENARIOS: shipped_scenarios()}
+    shipped = {
+        _SPECS: shipped_specs(),
+        _PRESETS: shipped_presets(),
+        _CLUSTERS: shipped_clusters(),
+        _SCENARIOS: shipped_scenarios(),
+    }
     copies = {target / folder / file.name: file for folder, files in shipped.items() for file in files.values()}
     present = [str(copy) for copy in copies if copy.exists() or copy.is_symlink()]
     if present:
@@ -122,6 +139,11 @@ def _find(name_or_path: str | Path, folder: str, shipped: dict[str, Path], kind:
 
 def _yaml_files(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _folder_of_specs() -> Path:
+    package = _folder_of(study.__file__)
+    return package.parent / _SPECS if _is_checkout(package.parent) else package / "shipped" / _SPECS
 
 
 def _folder_of(module_file: str | None) -> Path:

@@ -18,6 +18,7 @@ from study.resources import (
     find_spec,
     init_folder,
     shipped_clusters,
+    shipped_presets,
     shipped_scenarios,
     shipped_specs,
 )
@@ -80,7 +81,12 @@ def test_init_copies_what_ships(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder"
     written = init_folder(target)
     assert sorted(written) == sorted(path for path in target.rglob("*") if path.is_file())
-    shipped = {"spaces": shipped_specs(), "cluster": shipped_clusters(), "scenarios": shipped_scenarios()}
+    shipped = {
+        "spaces": shipped_specs(),
+        "presets": shipped_presets(),
+        "cluster": shipped_clusters(),
+        "scenarios": shipped_scenarios(),
+    }
     assert {copy.parent.name for copy in written} == set(shipped)
     for copy in written:
         assert copy.read_bytes() == shipped[copy.parent.name][copy.stem].read_bytes()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -17,13 +17,14 @@ from pydantic.fields import FieldInfo
 from models.settings import METHOD_SETTINGS, REFERENCE_NAMES, TRAINED_METHODS, MethodSettings
 from study.errors import ConfigurationError, nearest
 from study.selection import SELECTION_COLUMNS, canonical, config_value
+from study.spec.claims import AnyClaim, Claim, Comparison, Dependence, Published, Steadiness
 from study.spec.problems import InvalidValue, InvalidValues, describe
 from study.spec.trial import MethodPath, ObjectiveSettings, TrialConfiguration, UserMethod, unknown_settings
 
 __all__ = [
-    "Claim",
     "Domain",
     "EarlyStopping",
+    "FigureName",
     "FloatDomain",
     "GridDomain",
     "IntDomain",
@@ -31,9 +32,9 @@ __all__ = [
     "Search",
     "Select",
     "StudySpec",
+    "TableName",
     "ValuesDomain",
     "key_paths",
-    "set_path",
 ]
 
 Scalar = bool | int | float | str
@@ -270,42 +271,25 @@ class Select(_Frozen):
         return SELECTION_COLUMNS[self.metric]
 
 
-class Claim(_Frozen):
-    """A statement about the results, to be judged by the report.
-
-    Attributes:
-        name: the claim in words.
-        better, than: key path → value, which cells are compared.
-        metric: column of the results.
-        margin: how much better, in the metric's unit.
-    """
-
-    name: str = Field(min_length=1)
-    better: dict[str, Any]
-    than: dict[str, Any]
-    metric: Literal["test_rmse", "test_accuracy", "best_epoch"] = "test_rmse"
-    margin: float = 0.0
+TableName = Literal["performance", "gains", "manual_optimum", "complexity", "selection_gap"]
+FigureName = Literal["lambda_sweep", "cdf", "bars", "learning_curves", "confusion", "condition_map", "error_map"]
 
 
 class Report(_Frozen):
     """What the report shows.
 
     Attributes:
-        tables: ``performance`` (errors and accuracy of every cell), ``complexity`` (parameters and MACs),
-            ``manual_optimum`` (MDA's best λ beside HDA, and what the search cost).
-        figures: ``lambda_sweep`` (error over MDA's λ), ``cdf`` (of the position error), ``learning_curves``.
+        tables: ``performance`` (errors and accuracy of every cell), ``gains`` (Table II: what each task and knowledge
+            transfer add over the single tasks), ``complexity`` (Table III: best epoch, parameters, FLOPs and MACs),
+            ``manual_optimum`` (MDA's best λ beside HDA, and what the search cost), ``selection_gap`` (what choosing
+            without labels of the target costs).
+        figures: ``lambda_sweep`` (error and accuracy over MDA's λ), ``cdf`` (of the position error), ``bars`` (errors
+            side by side), ``learning_curves``, ``confusion`` (of the propagation conditions), ``condition_map`` (true
+            and predicted conditions in the street), ``error_map`` (position errors in the street).
     """
 
-    tables: tuple[Literal["performance", "complexity", "manual_optimum"], ...] = (
-        "performance",
-        "complexity",
-        "manual_optimum",
-    )
-    figures: tuple[Literal["cdf", "lambda_sweep", "learning_curves"], ...] = (
-        "lambda_sweep",
-        "cdf",
-        "learning_curves",
-    )
+    tables: tuple[TableName, ...] = get_args(TableName)
+    figures: tuple[FigureName, ...] = get_args(FigureName)
 
 
 class StudySpec(_Frozen):
@@ -314,6 +298,9 @@ class StudySpec(_Frozen):
     Attributes:
         study: name of letters, digits and ``_ . -``; also the name of the results folder.
         description: one or two sentences for the report.
+        preset: a file of sizes, ``presets/NAME.yaml`` beside the spec or a shipped one (``small``: within an hour on
+            two cores; ``paper``: the paper's size): it says what the spec does not say of ``site``, ``seeds``, ``base``
+            and how much is searched. ``study run --preset NAME`` takes another. Its name is appended to the study's.
         site: name of a shipped site (``study data list``), or a site's folder, as seen from where the command
             runs.
         base: values that all cells share.
@@ -323,7 +310,8 @@ class StudySpec(_Frozen):
         search: searches within cells; at most one may match a cell.
         exclude: combinations to leave out: key path → value or list of values.
         select: how winners are chosen.
-        claims: statements for the report.
+        claims: statements about the results, which the report judges.
+        published: numbers of a publication, which the report shows beside the study's own.
         report: what the report shows.
         methods: what the user's methods of the study are, by import path. Not for writing: `study run` fills it in from
             the classes, and a results folder is read without importing them.
@@ -331,15 +319,17 @@ class StudySpec(_Frozen):
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)
     description: str = ""
+    preset: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=40)
     site: str = Field(min_length=1)
     base: TrialConfiguration = TrialConfiguration()
     axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
-    references: tuple[Literal["MEAN", "KNN"], ...] = ("MEAN", "KNN")
+    references: tuple[Literal["MEAN", "KNN", "MODEL"], ...] = ("MEAN", "KNN", "MODEL")
     seeds: int = Field(default=5, ge=1, le=1000)
     search: tuple[Search, ...] = ()
     exclude: tuple[dict[str, Any], ...] = ()
     select: Select = Select()
     claims: tuple[Claim, ...] = ()
+    published: tuple[Published, ...] = ()
     report: Report = Report()
     methods: dict[MethodPath, UserMethod] = Field(default_factory=dict)
 
@@ -414,8 +404,12 @@ class StudySpec(_Frozen):
         for i, condition in enumerate(self.exclude):
             problems += _check_condition(condition, ("exclude", i), fields)
         for i, claim in enumerate(self.claims):
-            problems += _check_condition(claim.better, ("claims", i, "better"), fields)
-            problems += _check_condition(claim.than, ("claims", i, "than"), fields)
+            for name, condition, paths in _parts_of(claim):
+                problems += _check_condition(condition, ("claims", i, name), fields)
+                for key, path in paths.items():
+                    problems += _check_path(path, ("claims", i, key), fields)
+        for i, published in enumerate(self.published):
+            problems += _check_condition(published.when, ("published", i, "when"), fields)
         if len(set(self.references)) < len(self.references):
             problems.append(InvalidValue("a reference occurs twice", allowed="each of them once", at=("references",)))
         if self.base.method in REFERENCE_NAMES and "method" not in self.axes:
@@ -540,14 +534,6 @@ def key_paths() -> list[str]:
     return [path for path, _ in _fields(TrialConfiguration)]
 
 
-def set_path(values: dict[str, Any], path: str, value: Any) -> None:
-    """Set ``values[a][b] = value`` for the key path ``a.b``."""
-    *parents, last = path.split(".")
-    for parent in parents:
-        values = values[parent]
-    values[last] = value
-
-
 def matches(config: Mapping[str, Any], condition: Mapping[str, Any]) -> bool:
     """Whether every key path of a condition has the given value (or one of a list of values) in a configuration."""
     return all(_equal(config_value(config, path), wanted) for path, wanted in condition.items())
@@ -611,6 +597,17 @@ def _check_domain(
         if problems := _check_value(path, value, at, fields):
             return problems
     return []
+
+
+def _parts_of(claim: AnyClaim) -> list[tuple[str, dict[str, Any], dict[str, str]]]:
+    """Of a claim: each condition by its key, with the key paths (by their keys) that stand beside the first."""
+    if isinstance(claim, Comparison):
+        return [("better", claim.better, {}), ("than", claim.than, {})]
+    if isinstance(claim, Steadiness):
+        return [("steadier", claim.steadier, {"over": claim.over}), ("than", claim.than, {})]
+    if isinstance(claim, Dependence):
+        return [("depends", claim.depends, {"upon": claim.upon})]
+    return [("optimum", claim.optimum, {"of": claim.of, "differs_over": claim.differs_over})]
 
 
 def _check_condition(

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from study.selection import config_value
-from study.spec.expand import Cell, expand, show_value
+from study.spec.expand import Cell, expand, owners, show_value
 from study.spec.model import Domain, FloatDomain, GridDomain, IntDomain, Search, StudySpec
-from study.spec.trial import canonical_json
 
 __all__ = ["Outline", "PlannedCell", "count_trials", "domain_in_words", "outline", "search_in_words"]
 
@@ -80,11 +79,16 @@ class Outline:
         """Key paths that tell the cells apart; the method is the last."""
         return tuple(self.cells[0].values)
 
+    @property
+    def trials(self) -> int:
+        """All trials; an upper bound where a sampler does not find all the points of a finite space."""
+        return sum(cell.trials for cell in self.cells)
+
     def as_json(self) -> dict[str, Any]:
         """Plain data: counts, and every cell."""
         return {
             "seeds": self.seeds,
-            "trials": sum(cell.trials for cell in self.cells),
+            "trials": self.trials,
             "search_trials": sum(cell.search_trials for cell in self.cells),
             "excluded": self.excluded,
             "cells": [cell.as_json() for cell in self.cells],
@@ -94,13 +98,10 @@ class Outline:
 def outline(spec: StudySpec) -> Outline:
     """Expand a study and count what each cell adds."""
     axes = [*(path for path in spec.axes if path != "method"), "method"]
-    first: dict[str, str] = {}
     planned = []
-    for cell in expand(spec):
+    for cell, owner in owners(expand(spec)):
         config, search = cell.resolve(), cell.search
-        searched = None if search is None else search.model_dump(mode="json", by_alias=True)
-        owner = first.setdefault(canonical_json([config, searched]), cell.label)
-        same_as = None if owner == cell.label else owner
+        same_as = None if owner is cell else owner.label
         candidates, repeats = 0, spec.seeds if cell.trained else 1
         if search is not None:
             candidates, repeats = search.points() * search.seeds, max(0, spec.seeds - search.seeds)

@@ -29,7 +29,9 @@ from pydantic.fields import FieldInfo
 from study.errors import Problem, nearest
 from study.spec.document import Document, Key, format_key_path, show_value
 
-__all__ = ["Allowed", "InvalidValue", "InvalidValues", "describe", "problems_of"]
+__all__ = ["UNKNOWN_KEY", "Allowed", "InvalidValue", "InvalidValues", "describe", "problems_of"]
+
+UNKNOWN_KEY = "unknown key"
 
 
 class InvalidValue(ValueError):  # noqa: N818 - a validator says `raise InvalidValue(...)`
@@ -371,7 +373,7 @@ def _translate(issue: _Issue, document: Document) -> list[Problem]:
         return [_problem(document, (*path, key), context["tag"], "unknown value", tags, hint)]
     if kind == "extra_forbidden":
         keys = _keys(place.owner)
-        return [_problem(document, path, value, "unknown key", ", ".join(keys), _nearest(path[-1], keys))]
+        return [_problem(document, path, value, UNKNOWN_KEY, ", ".join(keys), _nearest(path[-1], keys))]
     if kind == "no_member":
         value = _value_at(document, path, _Missing)
     described = describe(place.shape.annotation, place.shape.metadata)

@@ -19,7 +19,8 @@ from pydantic.fields import FieldInfo
 
 from study.data.split import HeldOut, Split
 from study.data.system import SystemConfiguration, UniformPaths
-from study.spec.model import Claim, EarlyStopping, Report, Search, Select, StudySpec
+from study.spec.claims import CLAIM_KINDS, Comparison, Dependence, OptimumShift, Published, Steadiness
+from study.spec.model import EarlyStopping, Report, Search, Select, StudySpec
 from study.spec.problems import describe
 from study.spec.schema import field_descriptions, objective_readers, summary
 from study.spec.trial import NetworkSettings, ObjectiveSettings, TrainingSettings, TrialConfiguration
@@ -55,11 +56,24 @@ def spec_reference() -> str:
         search=_table(Search),
         early_stopping=_table(EarlyStopping),
         select=_table(Select),
-        claim=_table(Claim),
+        comparison=_table(Comparison),
+        steadiness=_table(Steadiness),
+        dependence=_table(Dependence),
+        optimum_shift=_table(OptimumShift),
+        published=_table(Published),
         report=_table(Report),
         summary={
             model.__name__: summary(model).partition("\n\n")
-            for model in (SystemConfiguration, HeldOut, Split, TrainingSettings, EarlyStopping, ObjectiveSettings)
+            for model in (
+                SystemConfiguration,
+                HeldOut,
+                Split,
+                TrainingSettings,
+                EarlyStopping,
+                ObjectiveSettings,
+                *CLAIM_KINDS,
+                Published,
+            )
         },
     )
 

@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel
 
 from models.settings import METHOD_SETTINGS
+from study.spec.claims import PUBLISHED_NUMBERS
 from study.spec.problems import Allowed
 from study.spec.trial import ObjectiveSettings
 
@@ -48,7 +49,15 @@ _EXAMPLES: dict[str, dict[str, list[Any]]] = {
         "when": [{"method": "MDA"}],
         "space": [{"objective.lambda": {"grid": [0.0, 1.0, 0.1]}}, {"objective.gamma": {"float": [0.0, 4.0]}}],
     },
-    "Claim": {"better": [{"method": "HDA"}], "than": [{"method": "DCNN"}]},
+    "Comparison": {"better": [{"method": "HDA"}], "than": [{"method": "DCNN"}, {"method": ["DCNN", "TL"]}]},
+    "Steadiness": {"steadier": [{"method": "MDA"}], "than": [{"method": "DCNN"}], "over": ["system.paths"]},
+    "Dependence": {"depends": [{"method": "MDA"}], "upon": ["objective.lambda"]},
+    "OptimumShift": {
+        "optimum": [{"method": "MDA"}],
+        "of": ["objective.lambda"],
+        "differs_over": ["system.bandwidth_mhz"],
+    },
+    "Published": {"when": [{"method": "MDA", "system.paths": 25}], "test_rmse": [0.8299]},
 }
 
 
@@ -218,7 +227,7 @@ def _write_out_key_paths(schema: _Node) -> None:
     defs["ObjectiveSettings"] |= {"patternProperties": {f"^{_SETTING}$": setting}, "additionalProperties": False}
     ranges = {"anyOf": _domains(defs, {"type": "number"}, setting)}
     for node, value in ((axes, lists(setting)), (condition, either(setting)), (space, ranges)):
-        node["patternProperties"] = {rf"^objective\.{_SETTING}$": value}
+        node["patternProperties"] = {_SETTING_PATH: value}
     for name in ("GridDomain", "ValuesDomain", "FloatDomain", "IntDomain"):
         del defs[name]
     defs["Condition"] = condition | {"description": "Key path → value or list of values; all must match."}
@@ -226,10 +235,19 @@ def _write_out_key_paths(schema: _Node) -> None:
     properties = schema["properties"]
     _fill(properties["axes"], axes)
     properties["exclude"]["items"] = {"$ref": "#/$defs/Condition"}
-    for name, key in (("Search", "when"), ("Claim", "better"), ("Claim", "than")):
+    for name, key in (("Search", "when"), ("Published", "when"), *_CLAIM_CONDITIONS):
         _fill(defs[name]["properties"][key], {"$ref": "#/$defs/Condition"})
+    varied = {"anyOf": [{"enum": [path for path in leaves if path != "method"]}, {"pattern": _SETTING_PATH}]}
+    for name, key in _CLAIM_PATHS:
+        defs[name]["properties"][key] |= varied
+    numbers = [{"required": [key], "properties": {key: {"type": "number"}}} for key in PUBLISHED_NUMBERS]
+    defs["Published"]["anyOf"] = numbers
     _fill(defs["Search"]["properties"]["space"], space)
     defs["Search"]["allOf"] = copy.deepcopy(_SEARCH_RULES)
+    # What a preset says need not stand in the file.
+    schema["required"].remove("site")
+    without = {"required": ["site"], "properties": {"search": {"items": copy.deepcopy(_SAMPLED)}}}
+    schema["allOf"] = [{"if": {"required": ["preset"]}, "else": without}]
     schema["if"] = copy.deepcopy(_NAMES_OWN_METHOD)
     schema["else"] = _known_paths_only(list(defs["ObjectiveSettings"]["properties"]), list(leaves))
 
@@ -238,14 +256,15 @@ def _known_paths_only(settings: list[str], paths: list[str]) -> _Node:
     """Without a method of the user's own, nothing but the project's settings has a key path."""
     known = {"propertyNames": {"enum": paths}}
     search = {"properties": {"when": known, "space": known}}
-    claim = {"properties": {"better": known, "than": known}}
+    claim = {key: known for _, key in _CLAIM_CONDITIONS} | {key: {"enum": paths} for _, key in _CLAIM_PATHS}
     return {
         "properties": {
             "base": {"properties": {"objective": {"propertyNames": {"enum": settings}}}},
             "axes": known,
             "search": {"items": search},
             "exclude": {"items": known},
-            "claims": {"items": claim},
+            "claims": {"items": {"properties": claim}},
+            "published": {"items": {"properties": {"when": known}}},
         }
     }
 
@@ -292,6 +311,7 @@ def _domains(defs: _Node, leaf: _Node, reference: _Node) -> list[_Node]:
 
 # The name of a setting, as `UserMethod` has it.
 _SETTING = "[a-z][a-z0-9_]*"
+_SETTING_PATH = rf"^objective\.{_SETTING}$"
 _IMPORT_PATH: _Node = {"type": "string", "pattern": ":"}
 
 
@@ -307,10 +327,30 @@ _NAMES_OWN_METHOD: _Node = {
     ]
 }
 
+# Of each form of claim: the keys that are conditions, and those that are key paths.
+_CLAIM_CONDITIONS = (
+    ("Comparison", "better"),
+    ("Comparison", "than"),
+    ("Steadiness", "steadier"),
+    ("Steadiness", "than"),
+    ("Dependence", "depends"),
+    ("OptimumShift", "optimum"),
+)
+_CLAIM_PATHS = (
+    ("Steadiness", "over"),
+    ("Dependence", "upon"),
+    ("OptimumShift", "of"),
+    ("OptimumShift", "differs_over"),
+)
+
+_DRAWS: _Node = {"properties": {"sampler": {"enum": ["random", "tpe", "nsga2"]}}, "required": ["sampler"]}
+_SAMPLED: _Node = {
+    "if": _DRAWS,
+    "then": {"properties": {"trials": {"type": "integer"}}, "required": ["trials"]},
+}
 _SEARCH_RULES: list[_Node] = [
     {
-        "if": {"properties": {"sampler": {"enum": ["random", "tpe", "nsga2"]}}, "required": ["sampler"]},
-        "then": {"properties": {"trials": {"type": "integer"}}, "required": ["trials"]},
+        "if": _DRAWS,
         "else": {
             "properties": {
                 "trials": {"type": "null"},

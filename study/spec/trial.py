@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -33,7 +33,7 @@ from models.settings import (
 from study.data.split import Split
 from study.data.system import SystemConfiguration, UniformPaths, fingerprint_shape
 from study.errors import ConfigurationError, nearest
-from study.spec.problems import Allowed, InvalidValue, InvalidValues
+from study.spec.problems import UNKNOWN_KEY, Allowed, InvalidValue, InvalidValues
 
 __all__ = [
     "METHOD_PATH",
@@ -157,6 +157,8 @@ class ObjectiveSettings(_Settings):
         weight_regularization: λ4 of ½‖Θ‖².
         feature_weight, output_weight: weights of TL's two alignment terms.
         neighbours: k of the nearest neighbours.
+        first_path_db: model-based localization takes the earliest path that is at most this much weaker than the
+            strongest for the first.
     """
 
     model_config = ConfigDict(extra="allow")  # which of them some method has, the study knows: see `unknown_settings`
@@ -169,6 +171,7 @@ class ObjectiveSettings(_Settings):
     feature_weight: Annotated[float, Field(ge=0)] | None = None
     output_weight: Annotated[float, Field(ge=0)] | None = None
     neighbours: Annotated[int, Field(ge=1)] | None = None
+    first_path_db: Annotated[float, Field(gt=0, le=60)] | None = None
 
     @model_validator(mode="after")
     def _of_some_method(self, info: ValidationInfo) -> ObjectiveSettings:
@@ -185,7 +188,7 @@ def unknown_settings(objective: ObjectiveSettings, known: Collection[str]) -> li
     allowed += [name for name in known if name not in allowed]
     return [
         InvalidValue(
-            "unknown key",
+            UNKNOWN_KEY,
             allowed=", ".join(allowed),
             at=(name,),
             hint=nearest(name, allowed).removeprefix("; ") or None,
@@ -224,7 +227,7 @@ class TrialConfiguration(_Settings):
     """Everything that a training run depends on, except its seed, the site's data and the code of a user's method.
 
     Attributes:
-        method: what is trained; the reference rows MEAN and KNN can stand on an axis.
+        method: what is trained; the reference rows MEAN, KNN and MODEL can stand on an axis.
         branches: of TL, MDA and HDA: ``shared`` weights for source and target (Eqs. 8-13) or ``twin`` (what Table III
             counts).
         system: the communication system.
@@ -318,17 +321,20 @@ class Trial:
         config: what `TrialConfiguration.resolved` returned.
         seed: seed of initialization and batch order; 0 for reference rows, which are deterministic.
         data_hash: identity of the site's data.
+        text: the canonical JSON of the configuration, where it is known: making it takes most of a key's time.
     """
 
     config: dict[str, Any]
     seed: int
     data_hash: str
+    text: str | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def key(self) -> str:
-        """The first 16 hex digits of the SHA-256 of the content."""
-        content = {"v": KEY_VERSION, "config": self.config, "seed": self.seed, "data": self.data_hash}
-        return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:16]
+        """The first 16 hex digits of the SHA-256 of the content: a mapping of v, config, seed and data, canonical."""
+        text = canonical_json(self.config) if self.text is None else self.text
+        rest = canonical_json({"data": self.data_hash, "seed": self.seed, "v": KEY_VERSION})
+        return hashlib.sha256(f'{{"config":{text},{rest[1:]}'.encode()).hexdigest()[:16]
 
     @property
     def method(self) -> str:

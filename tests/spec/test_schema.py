@@ -20,6 +20,7 @@ from cluster.model import Cluster
 from study.data.scenario import Scenario
 from study.errors import SpecError
 from study.resources import shipped_clusters, shipped_scenarios, shipped_specs
+from study.spec.document import read_document
 from study.spec.loading import parse_yaml
 from study.spec.model import StudySpec, key_paths
 from study.spec.reference import spec_reference
@@ -60,7 +61,13 @@ SPEC: dict[str, Any] = {
     ],
     "exclude": [{"method": "DCNN", "system.bandwidth_mhz": [20]}],
     "select": {"metric": "validation_rmse", "mode": "min"},
-    "claims": [{"name": "x", "better": {"method": "HDA"}, "than": {"method": ["MDA"]}, "margin": 1}],
+    "claims": [
+        {"name": "x", "better": {"method": "HDA"}, "than": {"method": ["MDA"]}, "margin": 1},
+        {"name": "x", "steadier": {"method": "HDA"}, "than": {"method": "DCNN"}, "over": "system.bandwidth_mhz"},
+        {"name": "x", "paper": "1.2 times", "depends": {"method": "MDA"}, "upon": "objective.lambda", "factor": 1.2},
+        {"name": "x", "optimum": {"method": "MDA"}, "of": "objective.lambda", "differs_over": "system.bandwidth_mhz"},
+    ],
+    "published": [{"when": {"method": "MDA"}, "optimum": True, "test_rmse": 0.8299, "parameters": 1300628}],
     "report": {"tables": ["performance"], "figures": []},
 }
 CLUSTER: dict[str, Any] = {
@@ -121,7 +128,10 @@ def test_a_schema_is_a_schema_that_needs_no_network(name: SchemaName) -> None:
 
 @pytest.mark.parametrize(("name", "path"), [(name, path) for name, files in SHIPPED.items() for path in files.values()])
 def test_shipped_files_fit_their_schema(name: SchemaName, path: Path) -> None:
-    for document in yaml.safe_load_all(path.read_text()):
+    text = path.read_text(encoding="utf-8")
+    # As the loader reads it, by the rules of YAML 1.2; a cluster file can be several documents.
+    documents = yaml.safe_load_all(text) if name == "cluster" else [read_document(text, source="", kind=name).data]
+    for document in documents:
         assert list(_validator(name).iter_errors(document)) == []
 
 
@@ -233,7 +243,7 @@ def _likely(draw: st.DataObject) -> Any:
         if kind == "when" and searched:
             spec["search"][0]["when"] = condition
         elif kind == "claims":
-            spec["claims"] = [{"name": "c", "better": condition, "than": {}}]
+            spec["claims"] = [{"name": "c", "better": condition, "than": condition}]
         else:
             spec["exclude"] = [condition]
     return spec
@@ -275,7 +285,7 @@ PROBES = [None, True, False, -1, 0, 1, 2, 8, 25, 300, 5000, 10**10, -0.5, 0.5, 1
 @cache
 def _axes_validator() -> Draft202012Validator:
     """For parts of a spec."""
-    return Draft202012Validator({**json_schema("spec"), "required": []})
+    return Draft202012Validator({**json_schema("spec"), "required": [], "allOf": []})
 
 
 @pytest.mark.parametrize("path", key_paths())
@@ -304,6 +314,7 @@ def test_the_values_of_a_key_path_are_those_that_the_loader_takes(path: str) -> 
         (("seeds",), 0),
         (("seeds",), "three"),
         (("seeds",), True),
+        (("site",), None),
         (("study",), "a/b"),
         (("references",), ["DCNN"]),
         (("base", "sytem"), {}),
@@ -347,6 +358,20 @@ def test_the_values_of_a_key_path_are_those_that_the_loader_takes(path: str) -> 
         (("select", "metric"), "test_rmse"),
         (("claims", 0, "metric"), "rmse"),
         (("claims", 0, "than"), {"metod": "MDA"}),
+        (("claims", 0, "than"), {}),
+        (("claims", 0, "factor"), 0),
+        (("claims", 0, "over"), "system.bandwidth_mhz"),
+        (("claims", 1, "metric"), "spent_trials"),
+        (("claims", 1, "over"), "system.bandwith_mhz"),
+        (("claims", 1, "over"), "method"),
+        (("claims", 1), {"name": "x"}),
+        (("claims", 2, "factor"), 0.5),
+        (("claims", 2, "upon"), "objective.lamda"),
+        (("claims", 3, "differs_over"), None),
+        (("claims", 3, "optimum"), {"metod": "MDA"}),
+        (("published", 0, "when"), {"metod": "MDA"}),
+        (("published", 0), {"when": {"method": "MDA"}}),
+        (("published", 0, "test_accuracy"), 93.6),
         (("report", "figures"), ["cdfs"]),
     ],
 )

@@ -15,10 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.settings import METHOD_SETTINGS
 from study.errors import SpecError
+from study.methods import load_study
 from study.resources import shipped_specs
-from study.spec.expand import expand, size
-from study.spec.loading import load_yaml, parse_yaml
+from study.spec.expand import expand
+from study.spec.loading import parse_yaml
 from study.spec.model import Domain, GridDomain, StudySpec, key_paths
+from study.spec.outline import outline
 from study.spec.trial import Trial, TrialConfiguration, canonical_json
 
 SPEC: dict[str, Any] = {
@@ -45,8 +47,8 @@ def _problems(**changes: Any) -> str:
 
 def test_cells_are_all_combinations_with_reference_rows_first() -> None:
     cells = expand(_parse())
-    assert [cell.method for cell in cells[:6]] == ["MEAN"] * 3 + ["KNN"] * 3
-    assert len(cells) == (2 + 3) * 3
+    assert [cell.method for cell in cells[:9]] == ["MEAN"] * 3 + ["KNN"] * 3 + ["MODEL"] * 3
+    assert len(cells) == (3 + 3) * 3
     assert {cell.label for cell in cells if cell.search is not None} == {
         "MDA paths=10",
         "MDA paths=10–25",
@@ -55,9 +57,9 @@ def test_cells_are_all_combinations_with_reference_rows_first() -> None:
 
 
 def test_size_counts_search_repeats_and_reference_rows_once() -> None:
-    counted = size(_parse())
-    assert counted.search_trials == 3 * 11
-    assert counted.trials == 3 * 2 + 2 * 3 * 3 + 3 * (11 + 2)
+    counted = outline(_parse())
+    assert sum(cell.search_trials for cell in counted.cells) == 3 * 11
+    assert counted.trials == 3 * 3 + 2 * 3 * 3 + 3 * (11 + 2)
 
 
 def test_exclude_leaves_cells_out() -> None:
@@ -219,7 +221,7 @@ def test_lambda_grid_values_are_round() -> None:
             ["no accuracy", "DCNN"],
         ),
         ({"exclude": [{"method": "RDA"}]}, ["never matches"]),
-        ({"exclude": [{"method": ["MEAN", "KNN", "DCNN", "MDA", "HDA"]}]}, ["leaves no cell"]),
+        ({"exclude": [{"method": ["MEAN", "KNN", "MODEL", "DCNN", "MDA", "HDA"]}]}, ["leaves no cell"]),
         ({"select": {"metric": "test_rmse"}}, ["validation_rmse"]),
         ({"select": {"metric": "validation_rmse", "mode": "max"}}, ["worst"]),
         ({"base": {"objective": {"lambda": 1.2}}}, ["base.objective.lambda", "1.2", "from 0 to 1"]),
@@ -235,6 +237,56 @@ def test_mistakes_are_named_with_their_place_and_what_is_allowed(changes: dict[s
     text = _problems(**changes)
     for word in words:
         assert word in text
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        ({}, ["no form of claim has these keys"]),
+        ({"beter": {"method": "HDA"}, "than": {"method": "MDA"}}, ["no form of claim", "did you mean 'better'"]),
+        (
+            {"better": {"method": "HDA"}, "upon": "system.paths"},
+            ["'upon' belongs to another form of claim than 'better'"],
+        ),
+        ({"depends": {"method": "HDA"}, "better": {"method": "HDA"}}, ["keys of 2 forms of claims: better, depends"]),
+    ],
+)
+def test_a_claim_of_no_form_is_one_mistake_that_names_the_forms(claim: dict[str, Any], words: list[str]) -> None:
+    told = _problems(claims=[{"name": "x", **claim}])
+    for word in ("1 problem", "claims[0]", "better + than", "steadier + than + over", "depends + on", "optimum + of"):
+        assert word in told
+    for word in words:
+        assert word in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"claims": ["HDA is better"]}, ["text is not allowed here", "depends + on"]),
+        (
+            {"claims": [{"name": "x", "depends": {"method": "HDA"}, "upon": "system.path"}]},
+            ["did you mean 'system.paths'"],
+        ),
+        (
+            {"claims": [{"name": "x", "depends": {"method": "HDA"}, "upon": "system.paths", "factr": 2}]},
+            ["claims[0].factr", "did you mean 'factor'"],
+        ),
+        (
+            {"claims": [{"name": "x", "steadier": {"method": "HDA"}, "than": {"method": "MDA"}, "over": "method"}]},
+            ["claims[0].over", "methods are compared"],
+        ),
+        (
+            {"claims": [{"name": "x", "optimum": {"method": "HDA"}, "of": "branches", "differs_over": "branches"}]},
+            ["claims[0].differs_over", "of its own values"],
+        ),
+        ({"published": [{"when": {"method": "HDA"}, "optimum": True}]}, ["published[0]", "no number", "test_rmse"]),
+    ],
+)
+def test_mistakes_in_claims_are_named_where_they_are(changes: dict[str, Any], words: list[str]) -> None:
+    told = _problems(**changes)
+    assert "1 problem" in told
+    for word in words:
+        assert word in told
 
 
 def test_all_mistakes_are_reported_at_once() -> None:
@@ -253,9 +305,9 @@ def test_every_key_path_of_a_configuration_can_be_an_axis() -> None:
 
 @pytest.mark.parametrize("path", shipped_specs().values(), ids=lambda path: path.stem)
 def test_shipped_specs_are_valid(path: Path) -> None:
-    spec = load_yaml(path, StudySpec, kind="study spec")
-    assert spec.study == path.stem
-    assert size(spec).trials > 0
+    spec = load_study(path)
+    assert spec.study == (path.stem if spec.preset is None else f"{path.stem}-{spec.preset}")
+    assert outline(spec).trials > 0
 
 
 def test_a_resolved_spec_is_a_spec() -> None:
