@@ -55,7 +55,13 @@ def fill(store: Store, keys: list[str], errors: int) -> None:
         places = {"scene": np.arange(errors, dtype=np.int32), "position": np.arange(errors, dtype=np.int32)}
         store.write(
             TrialTables(
-                row | {"test_rmse_m": float(random.random()), "test_recall": [0.5, 0.5, 0.5], "host": "node"},
+                row
+                | {
+                    "test_rmse_m": float(random.random()),
+                    "test_recall": [0.5, 0.5],
+                    "classes": ["LOS", "NLOS"],
+                    "host": "node",
+                },
                 {"epoch": np.arange(1, 41), **epochs},
                 places | samples,
             )

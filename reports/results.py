@@ -5,7 +5,7 @@ Results                 one results folder
 │   ├── trials          every stored trial that the spec wants for the cell
 │   └── reported        the trials that a table row is made of: all, or the winner's where the cell was searched
 ├── outside             stored trials that the spec, as it stands now, does not want
-└── damaged             files that could not be read, with the reason
+└── damaged             files and rows that could not be read or hold what no trial leaves, with the reason
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from models.settings import METHOD_SETTINGS, REFERENCE_NAMES
 from study.errors import ResultsError
 from study.selection import Winner, candidate_label, canonical, config_value, select_winner
-from study.spec.expand import Cell, distinct, expand
+from study.spec.expand import Cell, StoredRows, distinct, expand
 from study.spec.model import StudySpec
 from study.spec.trial import Trial as WantedTrial
+from study.spec.trial import canonical_json
 from study.store import STATES, Damaged, Store
 
 __all__ = [
@@ -48,6 +50,17 @@ __all__ = [
 LAMBDA = "objective.lambda"
 REFERENCES = REFERENCE_NAMES
 METHODS = tuple(METHOD_SETTINGS)
+
+_EPOCHS = ("epoch", "validation_rmse_m", "log_var_position", "log_var_condition")
+# Columns of the trial table that a trial that is done has as finite numbers, unless it has none.
+_METRICS = (
+    "validation_rmse_m",
+    "validation_accuracy",
+    "test_rmse_m",
+    "test_median_error_m",
+    "test_p90_error_m",
+    "test_accuracy",
+)
 
 _AXES: Mapping[str, tuple[str, str | None]] = {
     "branches": ("Branches", None),
@@ -78,6 +91,9 @@ _AXES: Mapping[str, tuple[str, str | None]] = {
     "training.learning_rate": ("Learning rate", None),
     "training.batch_size": ("Batch size", None),
 }
+
+
+_Paths = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -142,6 +158,15 @@ class StudyCell:
         """How many stored trials of the cell are in which state."""
         return Counter(trial.state for trial in self.trials)
 
+    def place(self, without: Sequence[str] = ()) -> tuple[_Paths, tuple[str, ...]]:
+        """The axes that the cell's method has, and its values there as comparable texts."""
+        own = [(path, text) for path, text in self._texts if path not in without]
+        return tuple(path for path, _ in own), tuple(text for _, text in own)
+
+    @cached_property
+    def _texts(self) -> tuple[tuple[str, str], ...]:
+        return tuple((path, canonical(value)) for path, value in self.axes.items() if value is not None)
+
     def configuration(self, without: Sequence[str] = ()) -> tuple[tuple[str, Any], ...]:
         """The axis values without the method, as (key path, value)."""
         return tuple((path, value) for path, value in self.axes.items() if path not in without)
@@ -184,50 +209,113 @@ class Results:
         method covers it.
         """
         trained = [cell for cell in self.cells if cell.method not in REFERENCES] or list(self.cells)
-        found: dict[str, tuple[tuple[str, Any], ...]] = {}
-        for cell in trained:
-            configuration = cell.configuration(without)
-            if not any(_covers(other, configuration) for other in found.values()):
-                found = {name: other for name, other in found.items() if not _covers(configuration, other)}
-                found[canonical(dict(configuration))] = configuration
-        return list(found.values())
+        # By the paths that have a value: what covers a configuration has the same values and more paths.
+        found: dict[_Paths, dict[tuple[str, ...], tuple[int, StudyCell]]] = {}
+        for number, cell in enumerate(trained):
+            paths, values = cell.place(without)
+            found.setdefault(paths, {}).setdefault(values, (number, cell))
+        kept = []
+        for paths, members in found.items():
+            covered = {
+                tuple(value for path, value in zip(more, values, strict=True) if path in paths)
+                for more, others in found.items()
+                if len(more) > len(paths) and set(paths) <= set(more)
+                for values in others
+            }
+            kept += [item for values, item in members.items() if values not in covered]
+        return [cell.configuration(without) for _, cell in sorted(kept, key=lambda item: item[0])]
 
     def cells_of(
         self, configuration: Iterable[tuple[str, Any]], method: str | None = None, without: Sequence[str] = ()
     ) -> list[StudyCell]:
         """The cells that belong to a configuration: equal on every axis that the cell's method has."""
-        wanted = tuple(configuration)
-        return [
-            cell
-            for cell in self.cells
-            if (method is None or cell.method == method) and _covers(wanted, cell.configuration(without))
-        ]
+        wanted = {path: canonical(value) for path, value in configuration}
+        found: list[int] = []
+        for paths, members in self._index(tuple(without)).items():
+            if all(path in wanted for path in paths):
+                found += members.get(tuple(wanted[path] for path in paths), ())
+        cells = [self.cells[number] for number in sorted(found)]
+        return cells if method is None else [cell for cell in cells if cell.method == method]
 
-    def epochs(self, key: str) -> pd.DataFrame | None:
-        """The epochs of a trial, ``None`` when they were not stored or cannot be read (then see ``damaged``)."""
-        columns = ["epoch", "validation_rmse_m", "log_var_position", "log_var_condition"]
-        return self._frame(self._store.read_epochs(key, columns), columns)
+    def epochs(self, key: str, columns: Sequence[str] = _EPOCHS) -> pd.DataFrame | None:
+        """The epochs of a trial, ``None`` when they were not stored or cannot be used (then see ``damaged``).
 
-    def errors(self, key: str) -> pd.DataFrame | None:
-        """The test samples of a trial, ``None`` when they were not stored or cannot be read."""
-        return self._frame(self._store.read_errors(key, ["error_m"]), ["error_m"])
+        Args:
+            key: the trial's key.
+            columns: which of the epoch table's.
+        """
+        return self._one("epochs", key, columns)
+
+    def errors(self, key: str, columns: Sequence[str] = ("error_m",)) -> pd.DataFrame | None:
+        """The test samples of a trial, ``None`` when they were not stored or cannot be used."""
+        return self._one("errors", key, columns)
+
+    def epochs_of(self, keys: Iterable[str], columns: Sequence[str] = _EPOCHS) -> pd.DataFrame:
+        """The epochs of many trials in one table, read together: of compacted files a row group is read once.
+
+        Returns:
+            ``key`` (categorical) and the columns. The rows of a trial stand together, trials in the order of the store;
+            those without epochs, or with such that cannot be used (then see ``damaged``), have none.
+        """
+        return self._many("epochs", keys, columns)
+
+    def errors_of(self, keys: Iterable[str], columns: Sequence[str] = ("error_m",)) -> pd.DataFrame:
+        """The test samples of many trials in one table; see `epochs_of`."""
+        return self._many("errors", keys, columns)
+
+    @cached_property
+    def not_finite(self) -> tuple[tuple[Trial, tuple[str, ...]], ...]:
+        """Trials that are done and have a metric that is NaN or infinite, with these columns: no mean includes them."""
+        found = []
+        for trial in self.trials:
+            columns = tuple(
+                column
+                for column in _METRICS
+                if isinstance(value := trial.row.get(column), float) and not math.isfinite(value)
+            )
+            if trial.state == "done" and columns:
+                found.append((trial, columns))
+        return tuple(found)
 
     @cached_property
     def _store(self) -> Store:
         return Store(self.folder)
 
-    def _frame(self, found: pa.Table | Damaged | None, columns: Sequence[str]) -> pd.DataFrame | None:
-        if isinstance(found, Damaged):
-            if found not in self.damaged:
-                self.damaged.append(found)
-            return None
-        return None if found is None else found.select(columns).to_pandas()
+    @cached_property
+    def _indices(self) -> dict[tuple[str, ...], dict[_Paths, dict[tuple[str, ...], list[int]]]]:
+        return {}
+
+    def _index(self, without: tuple[str, ...]) -> dict[_Paths, dict[tuple[str, ...], list[int]]]:
+        """Paths that have a value → these values → numbers of the cells."""
+        if without not in self._indices:
+            index: dict[_Paths, dict[tuple[str, ...], list[int]]] = {}
+            for number, cell in enumerate(self.cells):
+                paths, values = cell.place(without)
+                index.setdefault(paths, {}).setdefault(values, []).append(number)
+            self._indices[without] = index
+        return self._indices[without]
+
+    def _one(self, kind: str, key: str, columns: Sequence[str]) -> pd.DataFrame | None:
+        found = self._many(kind, [key], columns)
+        return None if found.empty else found.drop(columns="key").reset_index(drop=True)
+
+    def _many(self, kind: str, keys: Iterable[str], columns: Sequence[str]) -> pd.DataFrame:
+        needed = dict.fromkeys([*columns, *(("epoch", "validation_rmse_m") if kind == "epochs" else ("error_m",))])
+        table, damaged = self._store.read_many(kind, keys, list(needed))
+        reasons = _unusable(kind, table)
+        damaged += [Damaged(self._store.file_of(kind, key), reason) for key, reason in reasons.items()]
+        self.damaged += [item for item in dict.fromkeys(damaged) if item not in self.damaged]
+        frame = table.select(["key", *columns]).to_pandas()
+        if reasons:
+            frame = frame[~frame["key"].isin(list(reasons))].reset_index(drop=True)
+        return frame
 
 
 def load_results(folder: str | Path) -> Results:
     """Read ``study.yaml``, ``site.json`` and ``trials/`` of a results folder.
 
-    Files that cannot be read are collected in ``Results.damaged`` and never used as a result.
+    Files and rows that cannot be read, or whose values no trial can have, are collected in ``Results.damaged`` and
+    never used as a result.
 
     Raises:
         ResultsError: when the folder, its ``study.yaml``, ``site.json`` or its trials are missing or unusable.
@@ -256,11 +344,13 @@ def load_results(folder: str | Path) -> Results:
         for key, row in stored.rows.items()
     }
     data_hash = store.read_data_hash()
-    cells = _in_order(spec, [_study_cell(cell, spec, trials, data_hash) for cell in distinct(expand(spec))])
+    finder = _Finder(store, spec, data_hash, trials)
+    cells = _in_order(spec, [finder.study_cell(cell) for cell in distinct(expand(spec))])
     wanted = {trial.key for cell in cells for trial in cell.trials}
-    outside = tuple(trial for trial in trials.values() if trial.key not in wanted)
+    outside = tuple(trial for trial in trials.values() if trial.key not in wanted and trial.key not in finder.foreign)
     site = str((store.read_site() or {}).get("name") or spec.site)
-    return Results(folder, spec, site, cells, outside, stored.damaged)
+    damaged = sorted([*stored.damaged, *finder.foreign.values()], key=lambda item: item.path)
+    return Results(folder, spec, site, cells, outside, damaged)
 
 
 def axis_label(path: str) -> str:
@@ -307,41 +397,101 @@ def configuration_label(configuration: Iterable[tuple[str, Any]]) -> str:
     return ", ".join(parts)
 
 
-def _study_cell(cell: Cell, spec: StudySpec, trials: Mapping[str, Trial], data_hash: str) -> StudyCell:
-    """A cell with its stored trials. Which they are, the spec says: their keys are computed, never guessed."""
+class _Finder:
+    """Finds the stored trials of a cell. Which they are, the spec says: their keys are computed, never guessed.
 
-    def stored(wanted: Iterable[WantedTrial]) -> tuple[Trial, ...]:
-        return tuple(trials[trial.key] for trial in wanted if trial.key in trials)
+    Attributes:
+        foreign: key → the row that has the key of a wanted trial and is not of it.
+    """
 
-    resolved = cell.resolve()
-    axes = {path: config_value(resolved, path) for path in spec.axes if path != "method"}
-    seeds = spec.seeds if cell.trained else 1
-    search = cell.search
-    if search is None:
-        found = stored(cell.trials(seeds, data_hash))
-        return StudyCell(cell.method, axes, found, found, seeds, planned=seeds)
+    def __init__(self, store: Store, spec: StudySpec, data_hash: str, trials: Mapping[str, Trial]) -> None:
+        self._store, self._spec, self._hash, self._trials = store, spec, data_hash, trials
+        self._rows = StoredRows(trial.row for trial in trials.values()) if spec.search else StoredRows(())
+        self.foreign: dict[str, Damaged] = {}
 
-    searched = tuple(sorted(search.space))
-    candidates = {
-        candidate_label(values): stored(cell.trials(search.seeds, data_hash, values))
-        for values in cell.stored_candidates((trial.row for trial in trials.values()), data_hash)
-    }
-    candidates = {label: members for label, members in candidates.items() if members}
-    tried = [trial for members in candidates.values() for trial in members]
-    winner = select_winner(
-        [trial.row for trial in tried], searched, spec.select.metric, spec.select.direction, search.seeds
-    )
-    reported = () if winner is None else stored(cell.trials(seeds, data_hash, dict(winner.values)))
-    both = {trial.key: trial for trial in (*tried, *reported)}
-    planned = max(search.points(), len(candidates))
-    # With early stopping, a candidate that does not come through with its first seed is not run with the others.
-    stopped = sum(any(t.seed == 0 and t.state != "done" for t in members) for members in candidates.values())
-    spared = stopped * (search.seeds - 1) if search.early_stopping is not None else 0
-    return StudyCell(
-        cell.method, axes, tuple(sorted(both.values(), key=lambda trial: (trial.seed, trial.key))), reported, seeds,
-        planned=planned * search.seeds - spared + max(0, seeds - search.seeds),
-        searched=searched, search_seeds=search.seeds, candidates=candidates, planned_candidates=planned, winner=winner,
-    )  # fmt: skip
+    def study_cell(self, cell: Cell) -> StudyCell:
+        """A cell with its stored trials."""
+        spec = self._spec
+        resolved = cell.resolve()
+        axes = {path: config_value(resolved, path) for path in spec.axes if path != "method"}
+        seeds = spec.seeds if cell.trained else 1
+        search = cell.search
+        if search is None:
+            found = self._stored(cell, seeds)
+            return StudyCell(cell.method, axes, found, found, seeds, planned=seeds)
+
+        searched = tuple(sorted(search.space))
+        candidates = {
+            candidate_label(values): self._stored(cell, search.seeds, values)
+            for values in cell.stored_candidates(self._rows, self._hash)
+        }
+        candidates = {label: members for label, members in candidates.items() if members}
+        tried = [trial for members in candidates.values() for trial in members]
+        winner = select_winner(
+            [trial.row for trial in tried], searched, spec.select.metric, spec.select.direction, search.seeds
+        )
+        reported = () if winner is None else self._stored(cell, seeds, winner.values)
+        both = {trial.key: trial for trial in (*tried, *reported)}
+        planned = max(search.points(), len(candidates))
+        # With early stopping, a candidate that does not come through with its first seed is not run with the others.
+        stopped = sum(any(t.seed == 0 and t.state != "done" for t in members) for members in candidates.values())
+        spared = stopped * (search.seeds - 1) if search.early_stopping is not None else 0
+        return StudyCell(
+            cell.method, axes, tuple(sorted(both.values(), key=lambda trial: (trial.seed, trial.key))), reported, seeds,
+            planned=planned * search.seeds - spared + max(0, seeds - search.seeds), searched=searched,
+            search_seeds=search.seeds, candidates=candidates, planned_candidates=planned, winner=winner,
+        )  # fmt: skip
+
+    def _stored(self, cell: Cell, seeds: int, values: Mapping[str, Any] | None = None) -> tuple[Trial, ...]:
+        found = []
+        for wanted in cell.trials(seeds, self._hash, values):
+            trial = self._trials.get(wanted.key)
+            if trial is None or trial.key in self.foreign:
+                continue
+            if _is_of(trial, wanted, cell.method):
+                found.append(trial)
+            else:
+                reason = f"{trial.key}: its method, seed, data or configuration is not that of its key"
+                self.foreign[trial.key] = Damaged(self._store.file_of("trials", trial.key), reason)
+        return tuple(found)
+
+
+def _is_of(trial: Trial, wanted: WantedTrial, method: str) -> bool:
+    """Whether a stored row is of the trial whose key it has."""
+    if (trial.method, trial.seed, trial.row["data_hash"]) != (method, wanted.seed, wanted.data_hash):
+        return False
+    if trial.row["config"] == wanted.text:
+        return True
+    try:
+        return canonical_json(trial.config) == canonical_json(wanted.config)
+    except (ValueError, RecursionError):  # NaN, or nested without end
+        return False
+
+
+def _unusable(kind: str, table: pa.Table) -> dict[str, str]:
+    """Key → why its epochs or test samples cannot be used: they hold what no trial leaves."""
+    if not table.num_rows:
+        return {}
+    column = table["key"].combine_chunks()
+    codes = column.indices.to_numpy(zero_copy_only=False)
+    found: dict[int, str] = {}
+
+    def note(wrong: np.ndarray, reason: str) -> None:
+        for code in np.unique(codes[wrong]):
+            found.setdefault(int(code), reason)
+
+    if kind == "epochs":
+        epoch = table["epoch"].to_numpy().astype(np.float64)
+        note(~(epoch >= 1), "it has an epoch without a number from 1 on")
+        follows = (codes[1:] == codes[:-1]) & ~(epoch[1:] > epoch[:-1])
+        note(np.append(False, follows), "its epochs are repeated or not in order")
+        note(table["validation_rmse_m"].to_numpy() < 0, "it has a validation RMSE below 0")
+    else:
+        error = table["error_m"].to_numpy()
+        note(error < 0, "it has a localization error below 0")
+        note(~np.isfinite(error), "it has a localization error that is no finite number")
+    keys = column.dictionary.to_pylist()
+    return {keys[code]: reason for code, reason in found.items()}
 
 
 def _method_order(spec: StudySpec) -> list[str]:
@@ -367,12 +517,4 @@ def _in_order(spec: StudySpec, cells: Iterable[StudyCell]) -> tuple[StudyCell, .
                 methods.index(cell.method),
             ),
         )
-    )
-
-
-def _covers(configuration: Iterable[tuple[str, Any]], other: Iterable[tuple[str, Any]]) -> bool:
-    """Whether ``other`` equals the configuration on every axis that it has a value for."""
-    wanted = dict(configuration)
-    return all(
-        value is None or (path in wanted and canonical(wanted[path]) == canonical(value)) for path, value in other
     )

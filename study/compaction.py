@@ -304,7 +304,7 @@ def _bytes_of(values: Any) -> Iterator[bytes]:
         yield repr(coded.dictionary.to_pylist()).encode()
         yield np.asarray(coded.indices.fill_null(-1)).tobytes()
     else:
-        yield np.asarray(values.fill_null(0)).tobytes()
+        yield np.asarray(values.fill_null(pa.scalar(0).cast(values.type))).tobytes()
 
 
 def _name(number: int) -> str:

@@ -13,12 +13,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from models.settings import METHOD_SETTINGS
+from study import __version__
 from study.data.dataset import SiteData
 from study.data.site import open_site
 from study.errors import ResultsError
 from study.execution import run_trial
 from study.provenance import Provenance
-from study.spec.trial import Trial
+from study.result_files import printable
+from study.spec.trial import Trial, canonical_json
 from study.store import Store
 from study.training import EpochRecord
 
@@ -66,13 +69,13 @@ def repeat_trial(key: str, stores: Sequence[Store], on_epoch: Callable[[str], No
         on_epoch: told a line after each epoch.
 
     Raises:
-        ResultsError: no such trial, or its site is gone or changed.
+        ResultsError: no such trial, its configuration is none of this version, or its site is gone or changed.
         DataError: the site cannot be read.
     """
     store = next((item for item in stores if item.keys(key)), stores[0])
     stored = store.find(key)
     described = store.read_site() or {}
-    trial = Trial(json.loads(stored["config"]), stored["seed"], stored["data_hash"])
+    trial = _stored_trial(stored, store)
     site = open_site(_site_name(described, store))
     if site.data_hash != trial.data_hash:
         raise ResultsError(
@@ -130,6 +133,24 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         # What a trial that was stopped early does not say is no difference.
         if stored.get(name) != again.get(name) and None not in (stored.get(name), again.get(name)):
             console.print(f"  {name}: {stored.get(name)} stored, {again.get(name)} now")
+
+
+def _stored_trial(stored: dict[str, Any], store: Store) -> Trial:
+    """The trial of a stored row."""
+    trial = Trial(json.loads(stored["config"]), stored["seed"], stored["data_hash"])
+    try:
+        usable = canonical_json(trial.configuration.resolved(trial.user_method)) == canonical_json(trial.config)
+    except (ValueError, KeyError, RecursionError):  # pydantic's errors are ValueErrors
+        usable = False
+    if not usable:
+        raise ResultsError(
+            f"the configuration of trial {stored['key']} is none that this version of study knows",
+            where=f"{store.location}/trials, method {printable(stored['method'])[:60]!r}",
+            allowed=f"a configuration as study {__version__} writes it, of {', '.join(METHOD_SETTINGS)} or a method of "
+            "a user's own",
+            fix=f"repeat it with the version that ran it: study {printable(stored['study_version'] or 'unknown')[:40]}",
+        )
+    return trial
 
 
 def _site_name(described: dict[str, Any], store: Store) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import stat
 import uuid
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -145,6 +147,16 @@ _ESSENTIAL = {
     "epochs": ("key", "epoch", "validation_rmse_m"),
     "errors": ("key", "error_m"),
 }
+# What no trial leaves below 0, and above 1.
+_SHARES = ("validation_accuracy", "test_accuracy")
+_NOT_NEGATIVE = tuple(
+    item.name
+    for item in TRIAL_SCHEMA
+    # An entropy of 0 may be rounded below it.
+    if item.type in (_INT, _FLOAT) and item.name not in ("target_entropy", "data_seed", "search_seed")
+)
+# Levels of a configuration: the settings have five, a user's description of a method one more.
+_DEEPEST = 32
 _KEY = re.compile(r"[0-9A-Za-z]{1,64}")
 _COMPACTED = re.compile(r"compacted-([0-9]{6,12})\.parquet")
 
@@ -171,6 +183,7 @@ _SINGLE_BOUNDS = {
 }
 _COMPACTED_BOUNDS = {**_SINGLE_BOUNDS, "trials": _Bounds(100_000, 1_000, 2**29)}
 _MOST_SINGLE_BYTES = 2**30
+_MOST_BYTES_AT_ONCE = 2**31
 
 
 @dataclass(frozen=True)
@@ -236,8 +249,13 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def read_plain_file(path: Path, most_bytes: int) -> bytes:
+def read_plain_file(path: Path, most_bytes: int, *, follow: bool = False) -> bytes:
     """The content of a plain file.
+
+    Args:
+        path: the file.
+        most_bytes: its largest size.
+        follow: whether it may be a link to a plain file.
 
     Raises:
         OSError: it cannot be read.
@@ -245,7 +263,7 @@ def read_plain_file(path: Path, most_bytes: int) -> bytes:
     """
     # Not followed and not waited for: a link may lead anywhere, and a pipe would never end.
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise ValueError("it is a link, not a file") from None
@@ -385,6 +403,7 @@ class CompactedFile:
             self._ranges.append((statistics.min, statistics.max))
         # Rows are asked for in order while files are merged: the last row group is kept.
         self._last: tuple[int, tuple[str, ...] | None, pa.Table] | None = None
+        self._keys: frozenset[str] | None = None
 
     @property
     def extra_columns(self) -> bool:
@@ -407,23 +426,42 @@ class CompactedFile:
 
     def holds(self, key: str) -> bool:
         """Whether a key is in the file."""
-        return self.rows_of(key, ()) is not None
+        if self._keys is None:
+            groups = range(self.groups)
+            self._keys = frozenset(key for number in groups for key in _distinct(self.group(number, ("key",))["key"]))
+        return key in self._keys
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """Key → row, of a file of trials.
 
         Raises:
-            One of `READ_ERRORS`: a row is no result, so the file is damaged.
+            One of `READ_ERRORS`: a row is no result.
+        """
+        found, damaged = self.usable_rows()
+        if damaged:
+            raise ValueError(damaged[0].reason)
+        return found
+
+    def usable_rows(self) -> tuple[dict[str, dict[str, Any]], list[Damaged]]:
+        """Key → row, of a file of trials; and the rows that are no results.
+
+        Raises:
+            One of `READ_ERRORS`: the file cannot be read, or a key is there twice.
         """
         found: dict[str, dict[str, Any]] = {}
+        damaged: list[Damaged] = []
         for number in range(self.groups):
-            for row in checked_rows(self.group(number)):
+            table = self.group(number)
+            for place, row in enumerate(checked_rows(table)):
                 if isinstance(row, ValueError):
-                    raise row
-                found[row["key"]] = row
-        if len(found) != self._file.metadata.num_rows:
+                    key = table["key"][place].as_py()
+                    name = f"{key}: " if valid_key(key) else ""
+                    damaged.append(damage(self.path, ValueError(f"{name}{row}")))
+                else:
+                    found[row["key"]] = row
+        if len(found) + len(damaged) != self._file.metadata.num_rows:
             raise ValueError("a key is there twice")
-        return found
+        return found, damaged
 
     def group(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """One row group."""
@@ -443,6 +481,26 @@ class CompactedFile:
                 if found.num_rows:
                     return found
         return None
+
+    def rows_of_many(self, keys: Iterable[str], columns: Sequence[str]) -> pa.Table:
+        """The rows of some keys: each row group that may hold one of them is read once.
+
+        Raises:
+            One of `READ_ERRORS`: a row group cannot be read, or the rows are too many.
+        """
+        wanted = sorted(keys)
+        found: list[pa.Table] = []
+        size = 0
+        for number, (low, high) in enumerate(self._ranges):
+            inside = wanted[bisect_left(wanted, low) : bisect_right(wanted, high)]
+            if inside:
+                table = self.group(number, columns)
+                names = table["key"].cast(_TEXT)
+                found.append(table.filter(pc.is_in(names, pa.array(inside, _TEXT))))
+                size += found[-1].nbytes
+                if size > _MOST_BYTES_AT_ONCE:
+                    raise ValueError("it holds more than such a file can have")
+        return pa.concat_tables(found) if found else _conform(SCHEMAS[self.kind].empty_table(), self.kind, columns)
 
 
 def fits(schema: pa.Schema, kind: str) -> bool:
@@ -537,5 +595,58 @@ def _check_row(row: dict[str, Any]) -> None:
         raise ValueError(f"unknown state {row['state']!r:.40}")
     if not (isinstance(row["method"], str) and isinstance(row["seed"], int) and isinstance(row["config"], str)):
         raise ValueError("its method, seed or config is missing")
-    if not isinstance(json.loads(row["config"]), dict):
+    config = json.loads(row["config"], parse_constant=_no_number)
+    if not isinstance(config, dict):
         raise ValueError("its config is not a mapping")
+    if row["config"].count("[") + row["config"].count("{") > _DEEPEST and _depth(config) > _DEEPEST:
+        raise ValueError("its config is nested too deeply")
+    _check_values(row)
+
+
+def _check_values(row: dict[str, Any]) -> None:
+    """Whether a trial can have left these values. NaN and infinity are results too: of one that diverged.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    for name in _NOT_NEGATIVE:
+        if (value := row[name]) is not None and value < 0:
+            raise ValueError(f"its {name} is {value:.6g}, and cannot be below 0")
+    for name in _SHARES:
+        if (value := row[name]) is not None and value > 1 and math.isfinite(value):
+            raise ValueError(f"its {name} is {value:.6g}, and cannot be above 1")
+    best, run, planned = row["best_epoch"], row["epochs"], row["planned_epochs"]
+    if best is not None and not 1 <= best <= (best if run is None else run):
+        raise ValueError(f"its best epoch is {best} of {run}")
+    if None not in (run, planned) and run > planned:
+        raise ValueError(f"it has {run} epochs of {planned} planned")
+    classes, recall, confusion = row["classes"], row["test_recall"], row["confusion"]
+    count = len(classes or ())
+    if classes is not None and None in classes:
+        raise ValueError("one of its classes has no name")
+    if recall is not None and len(recall) != count:
+        raise ValueError(f"it has {len(recall)} recalls of {count} classes")
+    if any(value is not None and (value < 0 or value > 1) for value in recall or ()):
+        raise ValueError("one of its recalls is not between 0 and 1")
+    if confusion is not None and len(confusion) != count * count:
+        raise ValueError(f"its confusion matrix has {len(confusion)} entries for {count} classes")
+    if any(value is None or value < 0 for value in confusion or ()):
+        raise ValueError("an entry of its confusion matrix is no count")
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"its config holds {name}, which is no value of a setting")
+
+
+def _depth(content: Any) -> int:
+    """How deeply lists and mappings are nested."""
+    level, deepest = [content], 0
+    while level:
+        level = [
+            part
+            for item in level
+            if isinstance(item, dict | list)
+            for part in (item.values() if isinstance(item, dict) else item)
+        ]
+        deepest += 1
+    return deepest

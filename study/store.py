@@ -23,6 +23,7 @@ import pyarrow as pa
 import yaml
 from pydantic import ValidationError
 
+from study import __version__
 from study.compaction import Compaction, merge
 from study.errors import ResultsError
 from study.locking import FolderLock, LockTimes, Owner, RemoteLock
@@ -41,6 +42,7 @@ from study.result_files import (
     damage,
     list_files,
     new_file,
+    printable,
     read_plain_file,
     read_single,
     sync_folder,
@@ -50,7 +52,7 @@ from study.result_files import (
 )
 from study.spec.document import Document
 from study.spec.model import StudySpec
-from study.spec.problems import problems_of
+from study.spec.problems import UNKNOWN_KEY, problems_of
 
 if TYPE_CHECKING:
     from study.storage import RemoteFolder
@@ -72,6 +74,7 @@ __all__ = [
 # Opening a file is waiting and parsing; more threads than this get into each other's way.
 _READERS = 4
 _SHOWN_KEYS = 5
+_KEYS = pa.dictionary(pa.int32(), pa.string())
 _MOST_DOCUMENT_BYTES = 4_000_000
 _MOST_DOCUMENT_NODES = 200_000
 
@@ -187,7 +190,9 @@ class Store:
         for number in sorted(listing.compacted):
             path = listing.compacted[number]
             try:
-                stored.rows |= self._compacted(path, "trials").rows()
+                rows, unusable = self._compacted(path, "trials").usable_rows()
+                stored.rows |= rows
+                stored.damaged += unusable
             except FileNotFoundError:
                 complete = False
             except READ_ERRORS as error:
@@ -260,6 +265,60 @@ class Store:
     def read_errors(self, key: str, columns: Sequence[str] | None = None) -> pa.Table | Damaged | None:
         """The test samples of a trial; see `read_epochs`."""
         return self._side("errors", key, columns)
+
+    def read_many(self, kind: str, keys: Iterable[str], columns: Sequence[str]) -> tuple[pa.Table, list[Damaged]]:
+        """The epochs or test samples of many trials in one table. Of a compacted file a row group is read once.
+
+        Args:
+            kind: ``epochs`` or ``errors``.
+            keys: the trials' keys.
+            columns: what to read besides the key.
+
+        Returns:
+            The key (a dictionary of texts) and the columns, the rows of a trial together and trials in no order that
+            is promised; and the files that cannot be read. A trial without a file has no rows.
+        """
+        tables: list[pa.Table] = []
+        damaged: list[Damaged] = []
+        merged: dict[Path, list[str]] = {}
+        for key in dict.fromkeys(filter(valid_key, keys)):
+            # A remote folder's files are fetched one by one; and a file that has just gone is looked for again.
+            generation = None if self.remote is not None else self._generation(key)
+            if generation is not None:
+                merged.setdefault(self.folder / kind / generation.name, []).append(key)
+                continue
+            table = self._side(kind, key, columns)
+            if isinstance(table, Damaged):
+                damaged.append(table)
+            elif table is not None:
+                tables.append(table)
+        for path, members in merged.items():
+            try:
+                tables.append(self._compacted(path, kind).rows_of_many(members, columns))
+            except FileNotFoundError:  # a compaction has just replaced it
+                found = [self._side(kind, key, columns) for key in members]
+                tables += [table for table in found if isinstance(table, pa.Table)]
+                damaged += [table for table in found if isinstance(table, Damaged)]
+            except READ_ERRORS as error:
+                damaged.append(damage(path, error))
+        names = ["key", *(name for name in SCHEMAS[kind].names if name in columns)]
+        schema = pa.schema([(name, _KEYS if name == "key" else SCHEMAS[kind].field(name).type) for name in names])
+        plain = [
+            pa.Table.from_arrays(
+                [
+                    column if column.type == wanted.type else column.cast(wanted.type)
+                    for column, wanted in zip(table.select(names).columns, schema, strict=True)
+                ],
+                schema=schema,
+            )
+            for table in tables
+        ]
+        return pa.concat_tables([schema.empty_table(), *plain]).unify_dictionaries().combine_chunks(), damaged
+
+    def file_of(self, kind: str, key: str) -> Path:
+        """The file that a stored trial's row, epochs or test samples are in, for messages."""
+        generation = self._generation(key)
+        return self.folder / kind / (f"{key}.parquet" if generation is None else generation.name)
 
     def compact(self) -> Compaction:
         """Merge the files of all trials that can be read into one file of each kind.
@@ -416,10 +475,25 @@ class Store:
         except (ValidationError, TypeError) as error:  # TypeError: a date, which JSON does not have
             problem = self._bad_spec("study.yaml is not a resolved spec")
             if isinstance(error, ValidationError):
-                first = problems_of(error, StudySpec, Document(str(self.spec_file), content, {(): 1}), ())[0]
+                found = problems_of(error, StudySpec, Document(str(self.spec_file), content, {(): 1}), ())
+                unknown = [item for item in found if item.what == UNKNOWN_KEY]
+                first = (unknown or found)[0]
                 problem.where = f"{self.spec_file}, {first.key_path}" if first.key_path else problem.where
                 problem.allowed = f"{first.what}; allowed: {first.allowed}" if first.allowed else first.what
+                if unknown:
+                    problem = ResultsError(
+                        "study.yaml is not a resolved spec of this version of study: it has a key that this one does "
+                        "not know",
+                        where=problem.where,
+                        allowed=problem.allowed,
+                        fix=f"use the version that wrote it{self._versions()}; this is {__version__}",
+                    )
             raise problem from None
+
+    def _versions(self) -> str:
+        """The versions of study that the trials were run by, in words."""
+        found = sorted({str(row["study_version"]) for row in self.load().rows.values()} - {"None"})
+        return f" (its trials are of {', '.join(printable(version[:40]) for version in found[:3])})" if found else ""
 
     def _bad_spec(self, what: str) -> ResultsError:
         return ResultsError(

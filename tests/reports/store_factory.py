@@ -15,13 +15,14 @@ import yaml
 
 from study.spec.model import StudySpec
 from study.spec.trial import Trial, TrialConfiguration, canonical_json
-from study.store import TRIAL_SCHEMA
+from study.store import EPOCH_SCHEMA, ERROR_SCHEMA, TRIAL_SCHEMA
 
 HASH = "b9719d911017c592"
 # RMSE, accuracy, best epoch, parameters, MACs per sample while training
 LEVELS: Mapping[str, tuple[float, float | None, int | None, int | None, int | None]] = {
     "MEAN": (37.41, None, None, None, None),
     "KNN": (15.52, 0.82, None, None, None),
+    "MODEL": (24.13, 0.64, None, None, None),
     "DCNN": (9.93, None, 22, 207_378, 33_706_144),
     "TL": (9.52, None, 26, 426_180, 67_400_000),
     "RDA": (9.31, None, 25, 273_556, 33_800_000),
@@ -125,10 +126,11 @@ class Store:
             "key": [key] * count, "scene": np.arange(count) // 60, "position": np.arange(count) % 60,
             "x_m": x, "y_m": y,
             "x_hat_m": x + errors * np.cos(angle), "y_hat_m": y + errors * np.sin(angle), "error_m": errors,
-            "condition": random.integers(0, 3, count).astype("int8"),
-            "condition_hat": np.full(count, -1, "int8"),
+            "condition": random.integers(0, 3, count),
+            "condition_hat": np.full(count, -1),
         }  # fmt: skip
-        pq.write_table(pa.table(table), self.folder / "errors" / f"{key}.parquet")
+        arrays = [pa.array(table[item.name]).cast(item.type) for item in ERROR_SCHEMA]
+        pq.write_table(pa.table(arrays, schema=ERROR_SCHEMA), self.folder / "errors" / f"{key}.parquet")
 
     def _epochs(self, key: str, row: Mapping[str, Any]) -> None:
         random = _random(key)
@@ -146,10 +148,7 @@ class Store:
             "log_var_position": noise - 1.8 * (1 - np.exp(-epoch / 12)) if learned else missing,
             "log_var_condition": noise - 1.5 * (1 - np.exp(-epoch / 7)) if learned else missing,
         }  # fmt: skip
-        schema = pa.schema(
-            [("key", pa.string()), ("epoch", pa.int64())] + [(name, pa.float64()) for name in list(table)[2:]]
-        )
-        pq.write_table(pa.table(table, schema=schema), self.folder / "epochs" / f"{key}.parquet")
+        pq.write_table(pa.table(table, schema=EPOCH_SCHEMA), self.folder / "epochs" / f"{key}.parquet")
 
 
 def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:

@@ -1,22 +1,32 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from store_factory import HASH, Store, full_study, spec, write
 
 from reports.build import build_report
-from reports.results import Results, load_results, value_label
+from reports.results import Results, StudyCell, load_results, value_label
 from study import store as study_store
 from study.errors import ResultsError
 from study.search import StudyQueue
 from study.selection import canonical, config_value
-from study.spec.expand import expand, size
+from study.spec.expand import expand
 from study.spec.model import StudySpec
+from study.spec.outline import outline
 from study.spec.trial import Trial
 from study.store import TRIAL_SCHEMA
 
@@ -248,7 +258,7 @@ def test_the_report_uses_the_trials_that_the_queue_wanted(folder: Path, seed: in
     assert not results.outside
     assert wanted_of(folder) == shown(results)
     progress = queue.progress()
-    assert progress.wanted == len(handed_out) == size(store.spec).trials
+    assert progress.wanted == len(handed_out) == outline(store.spec).trials
     assert sum(cell.planned for cell in results.cells) == len(handed_out)
     assert all(len(cell.trials) == cell.planned for cell in results.cells)
     assert all(len(cell.candidates) == cell.planned_candidates for cell in results.cells)
@@ -289,7 +299,7 @@ def test_cells_and_plans_agree_with_the_spec_that_the_engine_runs(folder: Path) 
     store.add_trial(cell.trial(0, HASH))
     results = load_results(folder)
     assert cells() == set(wanted)
-    assert sum(cell.planned for cell in results.cells) == size(study).trials
+    assert sum(cell.planned for cell in results.cells) == outline(study).trials
     assert not results.outside
     # Everything: no hole, nothing left out.
     for cell, resolved in wanted.values():
@@ -387,3 +397,220 @@ def test_the_store_of_the_tests_follows_the_contract(finished: Store) -> None:
     assert all(f"`{column}`" in text for column in TRIAL_SCHEMA.names)
     assert yaml.safe_load((finished.folder / "study.yaml").read_text(encoding="utf-8"))["study"] == results.spec.study
     assert json.loads(results.trials[0].row["config"]) == results.trials[0].config
+
+
+# ------------------------------------------------------------------------------------------------- hostile values
+
+
+def rewrite(path: Path, key: str, **values: Any) -> None:
+    """Change values of one row of a file of trials, as a stranger can."""
+    table = pq.read_table(path)
+    rows = [row | (values if row["key"] == key else {}) for row in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+
+IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
+    ({"test_accuracy": 7.0}, "test_accuracy is 7"),
+    ({"validation_accuracy": -0.1}, "validation_accuracy is -0.1"),
+    ({"test_rmse_m": -3.0}, "test_rmse_m is -3"),
+    ({"test_p90_error_m": -math.inf}, "test_p90_error_m is -inf"),
+    ({"best_epoch": 41}, "best epoch is 41 of 40"),
+    ({"best_epoch": 0}, "best epoch is 0"),
+    ({"epochs": 50}, "50 epochs of 40 planned"),
+    ({"train_seconds": -1.0}, "train_seconds"),
+    ({"parameters": -1}, "parameters"),
+    ({"seed": -1}, "seed"),
+    ({"classes": ["LOS", "NLOS"], "confusion": [1, 2, 3]}, "3 entries for 2 classes"),
+    ({"classes": ["LOS", "NLOS"], "confusion": [1, 2, 3, -4]}, "no count"),
+    ({"confusion": [1, 2, 3, 4]}, "4 entries for 0 classes"),
+    ({"classes": ["LOS", "NLOS"], "test_recall": [0.5]}, "1 recalls of 2 classes"),
+    ({"classes": ["LOS", "NLOS"], "test_recall": [0.5, 1.5]}, "recalls"),
+    ({"classes": ["LOS", None]}, "no name"),
+    ({"config": '{"method": NaN}'}, "NaN"),
+    ({"config": '{"a":' * 400 + "1" + "}" * 400}, "nested too deeply"),
+    ({"config": '{"method": "Oracle"}'}, "is not that of its key"),
+    ({"method": "Oracle"}, "is not that of its key"),
+    ({"seed": 1}, "is not that of its key"),
+    ({"data_hash": "another"}, "is not that of its key"),
+]
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Two methods on three seeds in one compacted file; and the keys of DCNN."""
+    content = spec(axes={"method": ["DCNN", "HDA"]}, references=[], search=[])
+    store = Store(tmp_path_factory.mktemp("few") / "study", content)
+    keys = [store.add("DCNN", seed) for seed in range(3)]
+    for seed in range(3):
+        store.add("HDA", seed)
+    study_store.Store(store.folder).compact()
+    return store.folder, keys
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+@pytest.mark.parametrize(("values", "reason"), IMPOSSIBLE, ids=[str(number) for number in range(len(IMPOSSIBLE))])
+def test_a_row_that_no_trial_can_leave_is_damaged_and_the_others_count(
+    folder: Path, few: tuple[Path, list[str]], values: dict[str, Any], reason: str, compacted: bool
+) -> None:
+    shutil.copytree(few[0], folder)
+    key, *others = few[1]
+    path = folder / "trials" / "compacted-000001.parquet"
+    if not compacted:  # its own file comes before the merged row
+        table = pq.read_table(path)
+        path = folder / "trials" / f"{key}.parquet"
+        pq.write_table(table.filter(pc.equal(table["key"], key)), path)
+    rewrite(path, key, **values)
+    results = load_results(folder)
+    assert [trial.key for trial in results.cells[0].trials] == others
+    assert len(results.cells[1].trials) == 3
+    assert not results.outside
+    (damaged,) = results.damaged
+    assert damaged.path == path
+    assert reason in damaged.reason
+    assert key in str(damaged)
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "change", "reason"),
+    [
+        ("epochs", "epoch", lambda values: values[::-1], "not in order"),
+        ("epochs", "epoch", lambda values: [1, *values[:-1]], "repeated"),
+        ("epochs", "epoch", lambda values: [value - 1 for value in values], "from 1 on"),
+        ("epochs", "validation_rmse_m", lambda values: [-1.0, *values[1:]], "below 0"),
+        ("errors", "error_m", lambda values: [-1.0, *values[1:]], "below 0"),
+        ("errors", "error_m", lambda values: [math.nan, *values[1:]], "no finite number"),
+        ("errors", "error_m", lambda values: [math.inf, *values[1:]], "no finite number"),
+    ],
+)
+def test_epochs_and_errors_that_no_trial_can_leave_are_left_out(
+    folder: Path, kind: str, column: str, change: Any, reason: str
+) -> None:
+    store = Store(folder, spec(axes={"method": ["DCNN"]}, references=[], search=[], claims=[]))
+    bad, good = store.add("DCNN", 0), store.add("DCNN", 1)
+    path = folder / kind / f"{bad}.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(column)
+    values = pa.array(change(table[column].to_pylist()), table.schema.field(column).type)
+    pq.write_table(table.set_column(place, table.schema.field(column), values), path)
+    results = load_results(folder)
+    one, many = (results.epochs, results.epochs_of) if kind == "epochs" else (results.errors, results.errors_of)
+    assert one(bad) is None
+    assert one(good) is not None
+    assert list(many([bad, good])["key"].unique()) == [good]
+    (damaged,) = results.damaged
+    assert damaged.path == path
+    assert reason in damaged.reason
+    build_report(folder)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_many_trials_are_read_as_one_at_a_time(
+    few: tuple[Path, list[str]], tmp_path: Path, data: st.DataObject
+) -> None:
+    folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "study"
+    shutil.copytree(few[0], folder)
+    mixed = Store(folder, yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8")))
+    if data.draw(st.booleans()):
+        mixed.add("DCNN", 0, epochs=40)  # a file of its own beside the merged one
+    stored = list(study_store.Store(folder).load().rows)
+    keys = data.draw(st.lists(st.sampled_from([*stored, "0000"]), unique=True))
+    results = load_results(folder)
+    for many, one, columns in (
+        (results.epochs_of, results.epochs, ["epoch", "validation_rmse_m"]),
+        (results.errors_of, results.errors, ["condition", "error_m", "x_m"]),
+    ):
+        table = many(keys, columns)
+        assert list(table.columns) == ["key", *columns]
+        groups = {str(key): part for key, part in table.groupby("key", observed=True)}
+        assert set(groups) == set(keys) - {"0000"}
+        for key, part in groups.items():
+            own = one(key, columns)
+            assert own is not None
+            pd.testing.assert_frame_equal(part.drop(columns="key").reset_index(drop=True), own)
+            assert np.diff(part.index.to_numpy()).max(initial=1) == 1  # a trial's rows stand together
+    assert results.epochs_of([], ["epoch"]).empty
+
+
+def test_metrics_that_are_not_finite_are_named(folder: Path) -> None:
+    store = Store(folder, spec(axes={"method": ["DCNN", "HDA"]}, references=[], search=[]))
+    store.add("DCNN", 0)
+    key = store.add("DCNN", 1, test_rmse_m=math.nan, test_p90_error_m=math.inf)
+    store.add("DCNN", 2, state="diverged", validation_rmse_m=math.nan)
+    results = load_results(folder)
+    assert [(trial.key, columns) for trial, columns in results.not_finite] == [
+        (key, ("test_rmse_m", "test_p90_error_m"))
+    ]
+    assert not results.damaged
+    text = build_report(folder).markdown.read_text(encoding="utf-8")
+    assert "1 finished trial with a metric that is NaN or infinite" in text
+    assert key in text
+
+
+# ------------------------------------------------------------------------------------------------- another version
+
+
+def test_a_study_of_an_earlier_version_is_reported(folder: Path) -> None:
+    store = Store(folder, spec(axes={"method": ["DCNN", "HDA"]}, references=["MEAN"], search=[]))
+    for seed in range(2):
+        store.add("DCNN", seed)
+    content = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    for key in ("published", "methods", "select"):
+        content.pop(key, None)
+    content["report"] = {"tables": ["performance"], "figures": ["cdf"]}
+    (folder / "study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert len(load_results(folder).trials) == 2
+    assert build_report(folder).html.exists()
+
+
+@pytest.mark.parametrize("place", [(), ("report",), ("base", "system"), ("base", "objective"), ("select",)])
+def test_a_key_of_a_later_version_is_named_with_what_to_do(folder: Path, place: tuple[str, ...]) -> None:
+    store = Store(folder, spec())
+    store.add("DCNN", 0, study_version="9.8.7")
+    content = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    level = content
+    for key in place:
+        level = level[key]
+    level["from_the_future"] = 3
+    (folder / "study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(ResultsError, match="does not know") as error:
+        load_results(folder)
+    assert error.value.where == f"{folder / 'study.yaml'}, {'.'.join([*place, 'from_the_future'])}"
+    assert "9.8.7" in (error.value.fix or "")
+
+
+# ------------------------------------------------------------------------------------------------- look-ups
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_configurations_and_their_cells_are_those_of_the_definition(data: st.DataObject) -> None:
+    """The look-ups against their definition: a configuration covers a cell that equals it wherever it has a value."""
+    paths = ["system.paths", "branches", "objective.gamma"]
+    value = st.sampled_from([None, 1, 2.0, "shared", [1, 2]])
+    cells = data.draw(
+        st.lists(st.tuples(st.sampled_from(["MEAN", "DCNN", "HDA"]), *[value] * len(paths)), min_size=1, max_size=12)
+    )
+    found = tuple(StudyCell(m, dict(zip(paths, values, strict=True)), (), (), 1, 1) for m, *values in cells)
+    axes: dict[str, list[Any]] = {path: [] for path in paths}
+    results = Results(Path(), StudySpec.model_construct(axes=axes), "", found)
+    without = data.draw(st.sampled_from([(), ("branches",)]))
+
+    def covers(one: Any, other: Any) -> bool:
+        return all(v is None or canonical(dict(one).get(path)) == canonical(v) for path, v in other)
+
+    trained = [cell for cell in found if cell.method != "MEAN"] or list(found)
+    own = [cell.configuration(without) for cell in trained]
+    first = {canonical(dict(item)): item for item in reversed(own)}
+    expected = [
+        item
+        for name, item in reversed(first.items())
+        if not any(covers(other, item) and not covers(item, other) for other in own)
+    ]
+    kept = results.configurations(without)
+    assert sorted(map(canonical, map(dict, kept))) == sorted(map(canonical, map(dict, expected)))
+    assert [own.index(item) for item in kept] == sorted(own.index(item) for item in kept)
+    for configuration in kept:
+        assert results.cells_of(configuration, None, without) == [
+            cell for cell in found if covers(configuration, cell.configuration(without))
+        ]

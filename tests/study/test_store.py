@@ -252,7 +252,8 @@ def _everything(store: Store) -> dict[str, Any]:
 def _fill(store: Store, count: int, offset: int = 0) -> None:
     for number in range(offset, offset + count):
         changes = {"seed": number, "config": json.dumps({"number": number % 3}), "error": "ü" if number % 2 else None}
-        tables = _tables(f"{number * 7919:016x}", **changes, confusion=[number, 1], test_accuracy=float("nan"))
+        changes |= {"classes": ["LOS", "NLOS"], "confusion": [number, 1, 0, 0], "test_accuracy": float("nan")}
+        tables = _tables(f"{number * 7919:016x}", **changes)
         if number % 5 == 4:
             tables = TrialTables({**tables.row, "state": "failed"})
         elif number % 5 == 3:
