@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import html
 import re
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from markupsafe import Markup, escape
-
 from reports import tables
-from reports.drawing import INK, PAPER, Figure
+from reports.claims import claims_table, judge
+from reports.comparison import seconds_of
+from reports.drawing import Figure
 from reports.figures import FIGURES, Missing, method_colours
-from reports.pages import template
-from reports.results import STATES, Results, load_results, value_label
-from reports.tables import Table
+from reports.headline import headline, remarks
+from reports.html_page import report_html
+from reports.results import STATES, Results, axis_label, load_results, value_label
+from reports.sections import sections
+from reports.tables import TABLES, Table
 from study import __version__
 from study.errors import ResultsError
 
 if TYPE_CHECKING:
     import rich.table
 
-__all__ = ["ReportFiles", "build_report"]
-
-# The tables that a spec's `report.tables` may name.
-TABLES: Mapping[str, Callable[[Results], Table | None]] = {
-    "performance": tables.performance,
-    "complexity": tables.complexity,
-    "manual_optimum": tables.manual_optimum,
-}
+__all__ = ["Page", "ReportFiles", "StudySummary", "build_report", "check_target"]
 
 _OWN = {"index.html", "report.md", "tables", "figures"}
 _PROVENANCE = (
@@ -48,6 +42,28 @@ _PROVENANCE = (
 
 
 @dataclass(frozen=True)
+class StudySummary:
+    """What an index says of a study.
+
+    Attributes:
+        name: of the study.
+        headline: the sentence that its results support.
+        verdicts: of its claims, in the order of the spec: supported, refuted or inconclusive.
+        planned, stored: trials that the spec asks for, and those that ran to an end.
+        seconds: everything that the stored trials did, summed.
+        last_started: when the last stored trial was started, ISO 8601; None when that was not stored.
+    """
+
+    name: str
+    headline: str
+    verdicts: tuple[str, ...]
+    planned: int
+    stored: int
+    seconds: float
+    last_started: str | None
+
+
+@dataclass(frozen=True)
 class ReportFiles:
     """What was written, and what a terminal shows of it; ``missing`` are the figures that the study has no data for."""
 
@@ -59,6 +75,7 @@ class ReportFiles:
     figures: tuple[Path, ...]
     missing: tuple[Missing, ...]
     models: tuple[Table, ...]
+    summary: StudySummary
 
     @property
     def terminal_tables(self) -> list[rich.table.Table]:
@@ -67,15 +84,15 @@ class ReportFiles:
 
 
 @dataclass(frozen=True)
-class _Page:
-    """Everything that both pages show, in plain text."""
+class Page:
+    """Everything that the HTML page and the Markdown file show, in plain text."""
 
     name: str
     headline: str
     description: str
     status: str
     warnings: tuple[str, ...]
-    claims: tuple[str, ...]
+    verdicts: tuple[str, ...]
     tables: Mapping[str, Table]
     figures: Mapping[str, Figure]
     missing: Sequence[Missing]
@@ -93,7 +110,7 @@ def build_report(results_folder: str | Path, out: str | Path | None = None) -> R
     """
     results = load_results(results_folder)
     target = Path(out) if out is not None else results.folder / "report"
-    _check_target(target)
+    check_target(target)
     page = _page(results)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,11 +134,29 @@ def build_report(results_folder: str | Path, out: str | Path | None = None) -> R
         tuple(target / name for name in figure_names),
         tuple(page.missing),
         tuple(page.tables[name] for name in ("performance", "manual_optimum") if name in page.tables),
+        _summary(results, page),
     )
 
 
-def _check_target(target: Path) -> None:
-    """A report replaces an earlier report, and nothing else."""
+def _summary(results: Results, page: Page) -> StudySummary:
+    started = [text for trial in results.trials if (text := trial.text("started_at"))]
+    return StudySummary(
+        page.name,
+        page.headline,
+        page.verdicts,
+        sum(cell.planned for cell in results.cells),
+        len(results.trials),
+        seconds_of(results.trials, "trial_seconds"),
+        max(started, default=None),
+    )
+
+
+def check_target(target: Path) -> None:
+    """A report replaces an earlier report, and nothing else.
+
+    Raises:
+        ResultsError: there is something else.
+    """
     problem = None
     if target.exists() and not target.is_dir():
         problem = "is a file"
@@ -152,22 +187,28 @@ def _replace(fresh: Path, target: Path, old: Path) -> None:
         raise
 
 
-def _write(folder: Path, page: _Page, results: Results) -> tuple[list[str], list[str]]:
+def _write(folder: Path, page: Page, results: Results) -> tuple[list[str], list[str]]:
     table_names, figure_names = [], []
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True)
     for table in page.tables.values():
-        for suffix, text in (("csv", tables.to_csv(table)), ("md", tables.to_markdown(table))):
+        for suffix, write in (("csv", tables.to_csv), ("md", tables.to_markdown), ("tex", tables.to_latex)):
             table_names.append(f"tables/{table.name}.{suffix}")
-            (folder / table_names[-1]).write_text(text, encoding="utf-8")
+            _write_text(folder / table_names[-1], write(table))
     for figure in page.figures.values():
         for suffix, content in (("svg", figure.svg), ("png", figure.png), ("csv", figure.data)):
             figure_names.append(f"figures/{figure.name}.{suffix}")
-            data = content if isinstance(content, bytes) else content.encode("utf-8")
+            data = content if isinstance(content, bytes) else content.encode("utf-8", errors="replace")
             (folder / figure_names[-1]).write_bytes(data)
-    (folder / "index.html").write_text(_html(page, results), encoding="utf-8")
-    (folder / "report.md").write_text(_markdown(page), encoding="utf-8")
+    colours, single = method_colours(results.methods), len(results.configurations()) == 1
+    _write_text(folder / "index.html", report_html(page, colours, single=single))
+    _write_text(folder / "report.md", _markdown(page))
     return table_names, figure_names
+
+
+def _write_text(file: Path, text: str) -> None:
+    # JSON can hold halves of characters, which no file can; a stranger's site.json may.
+    file.write_bytes(text.encode("utf-8", errors="replace"))
 
 
 # ------------------------------------------------------------------------------------------------- content
@@ -181,11 +222,12 @@ def _with_words(item: _Captioned, words: str) -> _Captioned:
     return item if words in item.caption else replace(item, caption=f"{item.caption} {words}")
 
 
-def _page(results: Results) -> _Page:
+def _page(results: Results) -> Page:
     # Figures first: only they open epochs/ and errors/, and what is damaged there belongs on the page.
     wanted = results.spec.report
     drawn = [FIGURES[name](results) for name in wanted.figures]
-    built = [TABLES[name](results) for name in wanted.tables]
+    judged = judge(results)
+    built = [claims_table(results, judged), *(TABLES[name](results) for name in wanted.tables)]
     built += [tables.cost(results), tables.trial_list(results)]  # what was spent, and where each number comes from
     warnings = []
     if results.damaged:
@@ -195,13 +237,13 @@ def _page(results: Results) -> _Page:
     # Whoever copies one table or figure takes along what it is of.
     drawn = [_with_words(item, split) if isinstance(item, Figure) else item for item in drawn]
     built = [None if table is None else _with_words(table, split) for table in built]
-    return _Page(
+    return Page(
         name=results.spec.study,
-        headline=tables.headline(results),
+        headline=headline(results),
         description=results.spec.description,
-        status=" ".join([_status(results), *tables.remarks(results)]),
+        status=" ".join([_status(results), *remarks(results)]),
         warnings=tuple(warnings),
-        claims=tuple(claim.name for claim in results.spec.claims),
+        verdicts=tuple(judgement.verdict for judgement in judged),
         tables={table.name: table for table in built if table is not None},
         figures={item.name: item for item in drawn if isinstance(item, Figure)},
         missing=[item for item in drawn if isinstance(item, Missing)],
@@ -244,7 +286,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
             (
                 "Axes",
                 "; ".join(
-                    f"{tables.axis_label(path)} {', '.join(value_label(value) for value in results.spec.axes[path])}"
+                    f"{axis_label(path)} {', '.join(value_label(value) for value in results.spec.axes[path])}"
                     for path in results.axes
                 ),
             )
@@ -260,71 +302,36 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     return facts
 
 
-# ------------------------------------------------------------------------------------------------- HTML
-
-
-def _html(page: _Page, results: Results) -> str:
-    colours = method_colours(results.methods)
-    return template("report.html.j2").render(
-        page=page,
-        headline=_unbroken(page.headline),
-        # Fragments from our own templates and from matplotlib, both of which escape; everything else is plain text.
-        tables={name: Markup(tables.to_html(table)) for name, table in page.tables.items()},
-        drawings={name: Markup(_inline(figure, colours)) for name, figure in page.figures.items()},
-        single=len(results.configurations()) == 1,
-    )
-
-
-def _unbroken(sentence: str) -> Markup:
-    """A sentence whose numbers keep their units and limits on one line."""
-    pattern = r"[\d.]+ – [\d.]+|n = \d+|[\d.]+ (?:m|×)(?= )"
-    return Markup(re.sub(pattern, r'<span class="keep">\g<0></span>', str(escape(sentence))))
-
-
-def _inline(figure: Figure, colours: Mapping[str, str]) -> str:
-    """An SVG that takes the page's colours, so that it can be read on a dark background too."""
-    svg = figure.svg.replace(PAPER, "", 1).replace(INK, "currentColor")
-    for colour in set(colours.values()):
-        svg = svg.replace(colour, f"var(--c{colour[1:]}, {colour})")
-    label = html.escape(figure.alt_text, quote=True)
-    return re.sub(r"<svg ", lambda _: f'<svg role="img" aria-label="{label}" ', svg, count=1)
-
-
 # ------------------------------------------------------------------------------------------------- Markdown
 
 
-def _markdown(page: _Page) -> str:
+def _markdown(page: Page) -> str:
     text = tables.escape_markdown
     lines = [f"# {text(page.name)}", "", text(page.headline), "", text(page.status), ""]
     lines += [text(page.description), ""] if page.description else []
     lines += [f"* {text(warning)}" for warning in page.warnings] + ([""] if page.warnings else [])
-    if page.claims:
-        lines += ["## Claims", ""]
-        lines += [f"* {text(claim)}: not evaluated in this version" for claim in page.claims] + [""]
-    lines += ["## Results", "", *_tables(page, "performance", "complexity")]
-    if "manual_optimum" in page.tables or "lambda_sweep" in page.figures:
-        lines += ["## Manual optimum against self-weighted", "", *_tables(page, "manual_optimum")]
-        lines += _figures(page, "lambda_sweep")
-    lines += ["## Figures", "", *_figures(page, *(name for name in page.figures if name != "lambda_sweep"))]
-    lines += [f"* {text(item.name)}: not shown, {text(item.reason)}" for item in page.missing]
-    lines += ["", "## What it cost", "", *_tables(page, "cost"), "## How it was made", ""]
+    for section in sections(page.tables, page.figures, bool(page.missing)):
+        lines += [f"## {section.title}", ""]
+        for part in section.parts:
+            lines += [f"### {part.heading}", ""] if part.heading else []
+            for name in part.tables:
+                lines += [tables.to_markdown(page.tables[name]), ""]
+            for name in part.figures:
+                figure = page.figures[name]
+                lines += [f"![{text(figure.alt_text)}](figures/{name}.png)", ""]
+                lines += [f"*Figure.* {text(figure.caption)}", ""]
+        if section.id == "figures" and page.missing:
+            lines += [f"* {text(item.name)}: not shown, {text(item.reason)}" for item in page.missing] + [""]
     lines += [f"* {text(label)}: {text(value)}" for label, value in page.facts] + [""]
-    lines += [f"* To repeat {text(what)}: `{command}`" for what, command in page.commands] + [""]
+    lines += [f"* To repeat {text(what)}: {_code(command)}" for what, command in page.commands] + [""]
     lines += [
         f"Every trial with its key: [tables/trials.csv](tables/trials.csv), {len(page.tables['trials'].rows)} rows."
     ]
     return "\n".join(lines) + "\n"
 
 
-def _tables(page: _Page, *names: str) -> list[str]:
-    return [line for name in names if name in page.tables for line in (tables.to_markdown(page.tables[name]), "")]
-
-
-def _figures(page: _Page, *names: str) -> list[str]:
-    text = tables.escape_markdown
-    lines = []
-    for name in names:
-        if name in page.figures:
-            figure = page.figures[name]
-            lines += [f"![{text(figure.alt_text)}](figures/{name}.png)", "", f"*Figure.* {text(figure.caption)}", ""]
-    return lines
+def _code(text: str) -> str:
+    """Text in a code span, which ends at as many backticks as it began with."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence, space = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{space}{text}{space}{fence}"

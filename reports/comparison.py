@@ -8,13 +8,53 @@ from typing import Any
 
 from reports.results import LAMBDA, Results, StudyCell, Trial, configuration_label
 from reports.statistics import Interval, mean_interval
-from study.selection import candidate_label, config_value, select_winner
+from study.selection import candidate_label, canonical, config_value, select_winner
 
-__all__ = ["GAMMA", "Comparison", "Side", "SweepPoint", "compare", "interval_of", "seconds_of"]
+__all__ = [
+    "GAMMA",
+    "WEIGHTS",
+    "CellIndex",
+    "Comparison",
+    "Side",
+    "SweepPoint",
+    "compare",
+    "interval_of",
+    "seconds_of",
+    "side_of",
+    "spared_seconds",
+]
 
 GAMMA = "objective.gamma"
-_WEIGHTS = (LAMBDA, GAMMA)
+WEIGHTS = (LAMBDA, GAMMA)
 _MANUAL, _LEARNED = "MDA", "HDA"
+
+
+class CellIndex:
+    """Finds the cells that belong to a system configuration: equal on every axis that the cell's method has.
+
+    Args:
+        cells: the cells, in the order in which they are found.
+        without: key paths that are no part of a configuration.
+    """
+
+    def __init__(self, cells: Iterable[StudyCell], without: Sequence[str] = ()) -> None:
+        # By the axes that a cell has: there are few such sets, however many cells.
+        self._cells: dict[tuple[str, ...], dict[tuple[str, ...], list[tuple[int, StudyCell]]]] = {}
+        for number, cell in enumerate(cells):
+            settings = [(path, value) for path, value in cell.configuration(without) if value is not None]
+            paths, values = tuple(path for path, _ in settings), tuple(canonical(value) for _, value in settings)
+            self._cells.setdefault(paths, {}).setdefault(values, []).append((number, cell))
+
+    def of(self, configuration: Iterable[tuple[str, Any]]) -> list[StudyCell]:
+        """The cells of one configuration."""
+        wanted = {path: canonical(value) for path, value in configuration}
+        found = [
+            entry
+            for paths, by_values in self._cells.items()
+            if wanted.keys() >= set(paths)
+            for entry in by_values.get(tuple(wanted[path] for path in paths), ())
+        ]
+        return [cell for _, cell in sorted(found, key=lambda entry: entry[0])]
 
 
 @dataclass(frozen=True)
@@ -31,6 +71,7 @@ class Side:
     """One method in one system configuration.
 
     Attributes:
+        method: the method's name.
         name: what the weights are: ``MDA, manual optimum``, ``MDA, fixed weights``, ``HDA, self-weighted``.
         reported: the trials that its numbers are made of: the winner's where weights were searched.
         spent: every trial that was needed to get there.
@@ -38,6 +79,7 @@ class Side:
         tuned: whether weights were searched.
         seeds: how many seeds the spec asks for.
         planned: how many trials the spec asks for.
+        selecting: how many seeds every candidate is run with, 0 where nothing was searched.
     """
 
     method: str
@@ -48,6 +90,7 @@ class Side:
     tuned: bool
     seeds: int
     planned: int
+    selecting: int = 0
 
     @property
     def complete(self) -> bool:
@@ -63,6 +106,12 @@ class Side:
     def training_seconds(self) -> float:
         """Training time of every trial that was needed."""
         return seconds_of(self.spent)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether any candidate learns both tasks: choosing between λ = 0 and λ = 1 alone is no choice of weights."""
+        tried = [point.values[LAMBDA] for point in self.sweep if point.values.get(LAMBDA) is not None]
+        return not tried or any(0 < value < 1 for value in tried)
 
     def weight(self, path: str) -> Any:
         """The value of a weight in the reported trials, ``None`` where there is none."""
@@ -101,9 +150,14 @@ def compare(results: Results) -> list[Comparison]:
     ours = [cell for cell in results.cells if cell.method in (_MANUAL, _LEARNED)]
     read = {path for cell in ours for path, value in cell.axes.items() if value is not None}
     unread = [path for path in results.axes if path not in read]
+    indices = [
+        CellIndex((cell for cell in ours if cell.method == method), without=WEIGHTS) for method in (_MANUAL, _LEARNED)
+    ]
     comparisons = []
-    for configuration in results.configurations(without=(*_WEIGHTS, *unread)):
-        manual, learned = (_side(results, configuration, method) for method in (_MANUAL, _LEARNED))
+    for configuration in results.configurations(without=(*WEIGHTS, *unread)):
+        manual, learned = (side_of(results, index.of(configuration)) for index in indices)
+        if manual is not None and not manual.mixes:
+            manual = None
         if manual is not None or learned is not None:
             comparisons.append(Comparison(configuration, manual, learned))
     return comparisons
@@ -135,11 +189,15 @@ def spared_seconds(cell: StudyCell) -> float:
     return spared
 
 
-def _side(results: Results, configuration: tuple[tuple[str, Any], ...], method: str) -> Side | None:
-    cells = results.cells_of(configuration, method, without=_WEIGHTS)
+def side_of(results: Results, cells: Sequence[StudyCell]) -> Side | None:
+    """What one method has to show in one configuration, over the cells that differ in its weights alone.
+
+    Weights on an axis count as a search. ``None`` for no cells.
+    """
     if not cells:
         return None
-    swept = sorted({path for path in _WEIGHTS for cell in cells if path in cell.axes and len(cells) > 1})
+    method = cells[0].method
+    swept = sorted({path for path in WEIGHTS for cell in cells if len(cells) > 1 and cell.axes.get(path) is not None})
     searched = sorted({path for cell in cells for path in cell.searched} | set(swept))
     trials = tuple({trial.key: trial for cell in cells for trial in cell.trials}.values())
     planned = sum(cell.planned for cell in cells)
@@ -147,8 +205,9 @@ def _side(results: Results, configuration: tuple[tuple[str, Any], ...], method: 
     if not searched:
         return Side(method, _name(method, tuned=False), trials, trials, (), False, seeds, planned)
     reported, sweep = _swept(results, cells, trials, searched) if swept else _searched(cells[0])
-    tuned = any(path in searched for path in _WEIGHTS)
-    return Side(method, _name(method, tuned=tuned), reported, trials, sweep, tuned, seeds, planned)
+    tuned = any(path in searched for path in WEIGHTS)
+    selecting = cells[0].search_seeds if cells[0].searched else results.spec.seeds
+    return Side(method, _name(method, tuned=tuned), reported, trials, sweep, tuned, seeds, planned, selecting)
 
 
 def _searched(cell: StudyCell) -> tuple[tuple[Trial, ...], tuple[SweepPoint, ...]]:

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -54,6 +55,10 @@ FolderArgument = Annotated[
     typer.Argument(help="Results folder of a study, such as results/quickstart (or just its name), or its URI."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PresetOption = Annotated[
+    str | None, typer.Option(help="Size of a spec that has presets: small, paper or one of your own.")
+]
+SeedsOption = Annotated[int | None, typer.Option(min=1, max=1000, help="Model seeds per cell, instead of the spec's.")]
 
 
 def main() -> None:
@@ -124,9 +129,8 @@ def run(
             "it. By default what the cluster file says under storage, and results/ otherwise."
         ),
     ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Model seeds per cell, instead of the spec's.")
-    ] = None,
+    preset: PresetOption = None,
+    seeds: SeedsOption = None,
     retry: Annotated[
         str, typer.Option(help="Run stored trials of these states again: failed,out_of_memory,diverged,pruned.")
     ] = "",
@@ -148,7 +152,8 @@ def run(
     from study.storage import is_remote, open_results, study_location
 
     retried = _states(retry)
-    loaded = _load_spec(spec, seeds)
+    spec_path = find_spec(spec)
+    loaded = _load_spec(spec_path, preset, seeds)
     cluster_path = find_cluster(cluster)
     machines = load_cluster(cluster_path)
     place = results or (str(DEFAULT_RESULTS) if machines.storage == "local" else machines.storage)
@@ -170,7 +175,7 @@ def run(
                 Observers([display, *logs], warn=display.warn),
                 cluster_source=str(cluster_path),
                 retry=retried,
-                search_path=search_path(find_spec(spec)),
+                search_path=search_path(spec_path),
                 checkpoints=str(study_location(location, "checkpoints")) if is_remote(location) else None,
                 say=lambda text: console.print(text, markup=False),
                 should_stop=lambda: interruption.asked(display),
@@ -197,16 +202,39 @@ def run(
 
 @app.command()
 def report(
-    folder: FolderArgument,
+    folders: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FOLDER",
+            help="Results folder of a study, such as results/quickstart (or just its name), or its URI. Several, or a "
+            "folder that studies lie in (results), also get an index page over them.",
+        ),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Where to write it; the results folder's report/ by default.")
+        Path | None,
+        typer.Option(
+            help="Where to write it; by default the results folder's report/. Of several studies: a folder for the "
+            "index and all reports, to be moved or packed as a whole; by default each study's report/, and "
+            "index.html beside the studies."
+        ),
     ] = None,
 ) -> None:
-    """Write the report of a study from its results."""
+    """Write the report of a study from its results, or of several with an index over them.
+
+    A study that cannot be read is listed in the index with its error, and the exit code is 2.
+    """
+    from reports.index_page import is_study, studies_in
     from study.storage import open_results
 
     console = Console(soft_wrap=True, highlight=False)
-    with open_results(_results_folder(folder)) as store:
+    places: list[str | Path] = []
+    for named in map(_results_folder, folders):
+        inside = [] if "://" in str(named) or is_study(Path(named)) else studies_in(Path(named))
+        places += inside or [named]
+    if len(places) > 1 or places != [_results_folder(folders[0])]:
+        _report_several(places, console, out)
+        return
+    with open_results(places[0]) as store:
         _report(store.folder, console, out)
         if store.remote is not None and out is None:
             store.remote.push_folder("report", store.folder / "report")
@@ -243,18 +271,18 @@ def compact(folder: FolderArgument) -> None:
 @app.command()
 def validate(
     spec: SpecArgument,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Model seeds per cell, instead of the spec's.")
-    ] = None,
+    preset: PresetOption = None,
+    seeds: SeedsOption = None,
     every: Annotated[bool, typer.Option("--all", help="Show every cell of a large study, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a spec against its site, show its cells and count its trials; nothing is started."""
     from study.console import show_cells, show_splits
+    from study.resources import find_spec
     from study.running import delay_windows, prepare, split_sizes
     from study.spec.outline import count_trials, outline
 
-    loaded = _load_spec(spec, seeds)
+    loaded = _load_spec(find_spec(spec), preset, seeds)
     site, table = prepare(loaded)
     planned = outline(loaded)
     if as_json:
@@ -496,11 +524,10 @@ def data_import_deepmimo(
     console.print(f"conditions: {site.metadata['condition_source']}")
 
 
-def _load_spec(name: str, seeds: int | None) -> StudySpec:
+def _load_spec(file: Path, preset: str | None, seeds: int | None) -> StudySpec:
     from study.methods import load_study
-    from study.resources import find_spec
 
-    loaded = load_study(find_spec(name))
+    loaded = load_study(file, preset)
     if seeds is None:
         return loaded
     for i, search in enumerate(loaded.search):
@@ -569,6 +596,22 @@ def _report(folder: Path, console: Console, out: Path | None = None) -> None:
         console.print()
     console.print(written.headline)
     console.print(f"report: {written.html}")
+
+
+def _report_several(places: Sequence[str | Path], console: Console, out: Path | None) -> None:
+    """The reports of several studies and their index; says which studies have none, and why."""
+    from reports.index_page import build_index
+
+    written = build_index(places, out)
+    for item in written.studies:
+        if item.files is not None:
+            console.print(f"{item.name}: {item.files.headline}", markup=False)
+            console.print(f"  report: {item.files.html}", markup=False)
+    console.print(f"index: {written.page}", markup=False)
+    for item in written.broken:
+        print(f"study: {item.location}: {item.error}", file=sys.stderr)
+    if written.broken:
+        raise typer.Exit(2)
 
 
 def _write_site_page(site: Site, file: Path | None) -> tuple[dict[str, Any], Path]:

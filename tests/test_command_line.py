@@ -381,6 +381,33 @@ def test_a_report_that_cannot_be_written_says_so(cli: Cli, tmp_path: Path, write
     _refused(cli("rerun", "*", "--study", tmp_path / "small"), "starts with '*'")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "Oracle"},
+        {"method": None},
+        {"user_method": {"name": "Own"}},
+        {"objective": {}},
+        {"objective": None},
+        {"system": {"paths": -1}},
+        {"from_the_future": 3},
+    ],
+)
+def test_a_trial_whose_configuration_is_unknown_is_not_repeated(
+    cli: Cli, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    from study.data.site import open_site
+    from study.spec.trial import TrialConfiguration
+
+    store = Store(tmp_path / "small")
+    data_hash = open_site("canyon_small").data_hash
+    store.write_site({"name": "canyon_small", "folder": "nowhere", "data_hash": data_hash})
+    config = TrialConfiguration.model_validate(SMALL_BASE | {"method": "MDA"}).resolved() | changes
+    row = {"key": "abc", "state": "done", "method": "MDA", "seed": 0, "config": json.dumps(config)}
+    store.write(TrialTables(row | {"data_hash": data_hash, "study_version": "9.8.7"}))
+    _refused(cli("rerun", "abc", "--study", store.folder), "trial abc", "9.8.7")
+
+
 def test_a_cluster_that_does_not_answer_is_found_at_once(cli: Cli, tmp_path: Path, write_spec: WriteSpec) -> None:
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text("address: 127.0.0.1:1\n")
@@ -425,7 +452,7 @@ def test_validate_shows_cells_as_a_tree_of_the_axes(cli: Cli, write_spec: WriteS
 
 
 def test_validate_gives_the_same_as_data(cli: Cli, write_spec: WriteSpec) -> None:
-    from study.spec.expand import size
+    from study.search import StudyQueue
     from study.spec.loading import load_yaml
     from study.spec.model import StudySpec
 
@@ -439,12 +466,9 @@ def test_validate_gives_the_same_as_data(cli: Cli, write_spec: WriteSpec) -> Non
     }
     spec = write_spec(axes={"method": ["DCNN", "MDA"], "objective.gamma": [1, 2]}, search=[search])
     told = json.loads(cli("validate", spec, "--json").out)
-    counted = size(load_yaml(spec, StudySpec, kind="study spec"))
-    assert (len(told["cells"]), told["trials"], told["search_trials"]) == (
-        counted.cells,
-        counted.trials,
-        counted.search_trials,
-    )
+    queue = StudyQueue(load_yaml(spec, StudySpec, kind="study spec"), "", {})
+    assert told["trials"] == queue.progress().wanted
+    assert told["search_trials"] == 2 * 5
     assert sum(cell["trials"] for cell in told["cells"]) == told["trials"]
     searched = next(cell for cell in told["cells"] if cell["search"])
     assert searched["values"] == {"objective.gamma": 1, "method": "MDA"}

@@ -67,9 +67,10 @@ def hostile(tmp_path: Path) -> Path:
     table = pq.read_table(folder / "errors" / good.name) if (folder / "errors" / good.name).exists() else None
     if table is not None:
         metadata = {b"pandas": b'{"index_columns": ["error_m"], "columns": []}'}
+        kind = table.schema.field("error_m").type
         extension = pa.field(
-            "error_m", pa.float64(), metadata={b"ARROW:extension:name": b"arrow.py_extension_type",
-                                               b"ARROW:extension:metadata": b"cposix\nsystem\n(S'touch gotcha'\ntR."},
+            "error_m", kind, metadata={b"ARROW:extension:name": b"arrow.py_extension_type",
+                                       b"ARROW:extension:metadata": b"cposix\nsystem\n(S'touch gotcha'\ntR."},
         )  # fmt: skip
         position = table.schema.get_field_index("error_m")
         table = table.set_column(position, extension, table["error_m"]).replace_schema_metadata(metadata)

@@ -8,7 +8,7 @@ from store_factory import HASH, Store, spec
 
 from models.settings import METHOD_SETTINGS
 from reports.build import build_report
-from reports.figures import _styles, method_colours
+from reports.figures import method_colours, method_styles
 from reports.results import load_results
 from study.spec.expand import expand
 
@@ -44,8 +44,8 @@ def test_own_methods_are_shown_by_name_after_the_others(folder: Path) -> None:
 
 def test_every_method_has_a_style_of_its_own() -> None:
     own = [f"Own {i}" for i in range(20)]
-    styles = _styles([*METHOD_SETTINGS, *own])
+    styles = method_styles([*METHOD_SETTINGS, *own])
     assert len(set(styles.values())) == len(styles)
-    assert {name: styles[name] for name in METHOD_SETTINGS} == _styles(list(METHOD_SETTINGS))
+    assert {name: styles[name] for name in METHOD_SETTINGS} == method_styles(list(METHOD_SETTINGS))
     lines = {styles[name][1] for name in METHOD_SETTINGS}
     assert not lines & {styles[name][1] for name in own}

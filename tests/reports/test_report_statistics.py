@@ -1,51 +1,104 @@
+"""Laws of the statistics, held against scipy and against direct implementations."""
+
 from __future__ import annotations
 
+import itertools
 import math
+import warnings
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from reports.statistics import Interval, mean_interval, overlap
+from reports.statistics import (
+    Interval,
+    best_rows,
+    common_seeds,
+    holm,
+    mean_interval,
+    overlap,
+    p_above,
+    paired,
+    pooled,
+)
 
-samples = st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=30)
+numbers = st.floats(-1e4, 1e4)
+samples = st.lists(numbers, min_size=2, max_size=12)
+rows = st.dictionaries(st.integers(0, 8), numbers, min_size=5, max_size=9)
+p_values = st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=8)
 
 
-@given(samples, st.floats(0.5, 0.999))
-def test_interval_agrees_with_scipy(values: list[float], confidence: float) -> None:
+@pytest.fixture(autouse=True)
+def _no_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def limits(values: list[float], confidence: float = 0.95) -> tuple[float, float]:
     interval = mean_interval(values, confidence)
     assert interval is not None
-    spread = scipy.stats.sem(values)
-    assert interval.mean == pytest.approx(math.fsum(values) / len(values), rel=1e-9, abs=1e-9)
-    assert interval.n == len(values)
     assert interval.low is not None
     assert interval.high is not None
-    if spread > 1e-9:
-        low, high = scipy.stats.t.interval(confidence, len(values) - 1, loc=interval.mean, scale=spread)
-        assert interval.low == pytest.approx(low, rel=1e-7, abs=1e-7)
-        assert interval.high == pytest.approx(high, rel=1e-7, abs=1e-7)
+    return interval.low, interval.high
+
+
+# --- intervals ------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_three_values_is_what_all_27_resamples_say() -> None:
+    values, confidence = [1.0, 2.0, 6.0], 0.8
+    means = sorted(sum(resample) / 3 - 3.0 for resample in itertools.product(values, repeat=3))
+    # Quantiles between the values of the distribution, each of which has half of its probability on either side.
+    distinct = sorted({round(mean * 3) / 3 for mean in means})
+    shares = [sum(abs(mean - value) < 1e-6 for mean in means) / 27 for value in distinct]
+    levels = [sum(shares[:i]) + share / 2 for i, share in enumerate(shares)]
+    factor = math.sqrt(3 / 2) * scipy.stats.t.ppf(0.9, 2) / scipy.stats.norm.ppf(0.9)
+    expected = [3.0 + factor * np.interp(tail, levels, distinct) for tail in (0.1, 0.9)]
+    assert limits(values, confidence) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [3, 5, 8, 10])
+def test_the_interval_covers_the_mean_of_normal_data_as_often_as_it_says(n: int) -> None:
+    drawn = np.random.default_rng(n).normal(9.0, 0.5, (3000, n)).tolist()
+    covered = [low <= 9.0 <= high for low, high in map(limits, drawn)]
+    # 3,000 draws: a standard error of 0.004.
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
 
 
 @given(samples, st.floats(-100, 100), st.floats(0.1, 100))
-def test_interval_moves_and_scales_with_its_values(values: list[float], shift: float, scale: float) -> None:
-    plain, moved = mean_interval(values), mean_interval([scale * value + shift for value in values])
-    assert plain is not None
-    assert moved is not None
-    assert plain.low is not None
-    assert moved.low is not None
-    assert moved.mean == pytest.approx(scale * plain.mean + shift, rel=1e-6, abs=1e-5)
-    assert moved.low == pytest.approx(scale * plain.low + shift, rel=1e-6, abs=1e-4)
+def test_an_interval_moves_and_scales_with_its_values(values: list[float], shift: float, scale: float) -> None:
+    low, high = limits(values)
+    moved = limits([scale * value + shift for value in values])
+    assert moved == pytest.approx((scale * low + shift, scale * high + shift), rel=1e-6, abs=1e-4)
+
+
+@given(samples)
+def test_an_interval_is_mirrored_with_its_values_and_knows_no_order(values: list[float]) -> None:
+    low, high = limits(values)
+    assert limits([-value for value in values]) == pytest.approx((-high, -low), rel=1e-6, abs=1e-6)
+    assert limits(values[::-1]) == (low, high)
 
 
 @given(samples)
 def test_more_confidence_is_never_narrower(values: list[float]) -> None:
-    narrow, broad = mean_interval(values, 0.8), mean_interval(values, 0.99)
-    assert narrow is not None
-    assert broad is not None
-    assert broad.low is not None
-    assert narrow.low is not None
-    assert broad.low <= narrow.low + 1e-9
+    (low, high), (broad_low, broad_high) = limits(values, 0.8), limits(values, 0.99)
+    assert broad_low <= low + 1e-9
+    assert high <= broad_high + 1e-9
+
+
+@given(samples)
+def test_an_interval_holds_its_mean(values: list[float]) -> None:
+    interval = mean_interval(values)
+    assert interval is not None
+    assert interval.mean == pytest.approx(math.fsum(values) / len(values), rel=1e-9, abs=1e-9)
+    low, high = limits(values)
+    assert low <= interval.mean <= high
+    if len(set(values)) == 1:
+        assert high - low <= 1e-9 * abs(values[0])
 
 
 def test_no_value_is_a_hole_and_one_value_has_no_limits() -> None:
@@ -76,3 +129,147 @@ def test_overlap() -> None:
     assert overlap(Interval(1, 0, 2, 3), Interval(2, 1.5, 3, 3)) is True
     assert overlap(Interval(1, 0, 2, 3), Interval(5, 4, 6, 3)) is False
     assert overlap(Interval(1, None, None, 1), Interval(5, 4, 6, 3)) is None
+
+
+# --- pairs ----------------------------------------------------------------------------------------------------------
+
+
+@given(rows, st.floats(-10, 10), st.integers(0, 2**32 - 1))
+def test_a_paired_comparison_agrees_with_scipy(first: dict[int, float], bound: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    second = {number: value + random.normal(1, 2) for number, value in first.items()}
+    result = paired(first, second, bound)
+    differences = np.array([first[number] - second[number] for number in sorted(first)])
+    test = scipy.stats.ttest_1samp(differences, bound)
+    assert result.n == len(first)
+    assert result.p == pytest.approx(test.pvalue, rel=1e-6, abs=1e-12)
+    interval = test.confidence_interval()
+    assert result.difference is not None
+    assert (result.difference.low, result.difference.high) == pytest.approx(tuple(interval), rel=1e-6, abs=1e-6)
+    df = len(first) - 1
+    gamma = scipy.special.gamma
+    hedges = gamma(df / 2) / (math.sqrt(df / 2) * gamma((df - 1) / 2))
+    assert result.effect == pytest.approx(hedges * differences.mean() / differences.std(ddof=1), rel=1e-6)
+    one_sided = scipy.stats.ttest_1samp(differences, bound, alternative="greater").pvalue
+    assert p_above(differences[:, None], bound)[0] == pytest.approx(one_sided, rel=1e-6, abs=1e-12)
+
+
+@given(rows, rows)
+def test_exchanging_the_sides_changes_the_sign_and_nothing_else(a: dict[int, float], b: dict[int, float]) -> None:
+    one, other = paired(a, b), paired(b, a)
+    assert one.n == other.n == len(set(a) & set(b))
+    assert one.p == pytest.approx(other.p)
+    assert (one.p is None) == (one.n < 5)
+    if one.difference is not None and other.difference is not None:
+        assert one.difference.mean == -other.difference.mean
+    if one.effect is not None and other.effect is not None:
+        assert one.effect == pytest.approx(-other.effect)
+
+
+def test_five_pairs_can_be_significant() -> None:
+    result = paired({i: 9.0 + 0.1 * i for i in range(5)}, {i: 8.5 + 0.12 * i for i in range(5)})
+    assert result.p is not None
+    assert result.p < 0.001
+    signed = scipy.stats.wilcoxon([0.5, 0.48, 0.46, 0.44, 0.42]).pvalue
+    assert signed == 0.0625  # the test that is not used
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4])
+def test_fewer_than_five_pairs_have_no_p_value(n: int) -> None:
+    result = paired({i: 2.0 + i * i for i in range(n)}, dict.fromkeys(range(n), 1.0))
+    assert result.p is None
+    assert result.n == n
+    assert (result.difference is None) == (n == 0)
+    assert (result.effect is None) == (n < 3)
+
+
+def test_differences_without_spread_have_the_limits_of_the_test() -> None:
+    same = {i: 0.1 * i for i in range(5)}
+    assert (paired(same, same).p, paired(same, same).effect) == (1.0, 0.0)
+    shifted = {i: 0.1 * i + 0.3 for i in range(5)}
+    assert (paired(shifted, same).p, paired(shifted, same).effect) == (0.0, None)
+    assert paired(shifted, same, bound=0.3).p == 1.0
+
+
+def test_what_is_not_finite_is_left_out_with_its_seed() -> None:
+    values = {i: float(i * i) for i in range(7)}
+    broken = values | {2: math.nan, 4: math.inf}
+    assert common_seeds([values, broken]) == [0, 1, 3, 5, 6]
+    assert paired(values, broken).n == 5
+    assert paired(values, math.nan).n == 0
+    assert paired(1.0, math.nan).difference is None
+
+
+def test_a_row_without_seeds_stands_for_each_seed() -> None:
+    values = {i: 9 + 0.1 * i for i in range(5)}
+    assert paired(values, 12.0) == paired(values, dict.fromkeys(values, 12.0))
+    both = paired(8.0, 12.0)
+    assert (both.exact, both.p, both.n) == (True, None, 0)
+    assert both.difference == Interval(-4.0, -4.0, -4.0, 1)
+
+
+def test_configurations_are_averaged_within_a_seed() -> None:
+    assert pooled([{0: 1.0, 1: 3.0, 2: 5.0}, {0: 3.0, 2: 9.0}, 2.0]) == {0: 2.0, 2: 16 / 3}
+    assert pooled([2.0, 4.0]) == 3.0
+    # Twelve configurations of five seeds are five draws, not sixty.
+    configurations = [{seed: 9 + 0.3 * seed + 0.01 * c for seed in range(5)} for c in range(12)]
+    assert paired(pooled(configurations), pooled([10.0] * 12)).n == 5
+
+
+# --- many comparisons -----------------------------------------------------------------------------------------------
+
+
+def direct_holm(values: list[float]) -> list[float]:
+    """As the definition has it: p̃(i) = max over j ≤ i of min(1, (m − j + 1) p(j))."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    result = [0.0] * len(values)
+    for rank, i in enumerate(order):
+        result[i] = max(min(1.0, (len(values) - j) * values[order[j]]) for j in range(rank + 1))
+    return result
+
+
+@given(p_values)
+def test_holm_is_its_definition_and_skips_what_was_not_tested(values: list[float | None]) -> None:
+    corrected = holm(values)
+    tested = [p for p in values if p is not None]
+    assert [p for p in corrected if p is not None] == pytest.approx(direct_holm(tested))
+    assert [p is None for p in corrected] == [p is None for p in values]
+
+
+@given(p_values)
+def test_holm_keeps_the_order_and_is_never_below_a_p_value(values: list[float | None]) -> None:
+    both = [(p, q) for p, q in zip(values, holm(values), strict=True) if p is not None and q is not None]
+    assert all(p <= q <= 1 for p, q in both)
+    assert all(q1 <= q2 for (p1, q1), (p2, q2) in itertools.product(both, both) if p1 < p2)
+
+
+def row(level: float, spread: float = 0.1, seeds: int = 5) -> dict[int, float]:
+    return {seed: level + spread * math.sin(level + 7 * seed) for seed in range(seeds)}
+
+
+def test_bold_is_what_no_other_row_beats() -> None:
+    assert best_rows([row(9), row(8), row(12)]) == (False, True, False)
+    assert best_rows([row(9), row(8), row(12)], lower=False) == (False, False, True)
+    assert best_rows([row(9, 3.0), row(8.9, 3.0), row(20)]) == (True, True, False)
+    assert best_rows([row(9), 15.0]) == (True, False)
+    assert best_rows([row(9), 2.0]) == (False, False)
+
+
+def test_without_five_seeds_or_another_row_nothing_is_bold() -> None:
+    assert best_rows([row(9, seeds=4), row(12, seeds=4)]) == (False, False)
+    assert best_rows([row(9)]) == (False,)
+    assert best_rows([]) == ()
+    # What cannot be tested may be the best: it spoils a better claim, and no worse one.
+    assert best_rows([row(9), row(8, seeds=3)]) == (False, False)
+    assert best_rows([row(9), row(12, seeds=3)]) == (True, False)
+
+
+@given(st.lists(rows, min_size=2, max_size=4))
+def test_some_row_is_bold_where_all_have_the_same_seeds(blocks: list[dict[int, float]]) -> None:
+    seeds = set.intersection(*(set(block) for block in blocks))
+    assume(len(seeds) >= 5)
+    block = [{seed: values[seed] for seed in seeds} for values in blocks]
+    bold = best_rows(block)
+    best = min(range(len(block)), key=lambda i: sum(block[i].values()))
+    assert bold[best]
+    assert best_rows([{s: -v for s, v in values.items()} for values in block], lower=False) == bold

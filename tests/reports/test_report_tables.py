@@ -13,6 +13,7 @@ from rich.console import Console
 from store_factory import HASH, Store, full_study, spec
 
 from reports import tables
+from reports.headline import headline, remarks
 from reports.results import load_results
 from reports.statistics import mean_interval
 from reports.tables import Cell, Column, Table, si_count
@@ -51,14 +52,8 @@ def numbers(text: str) -> list[str]:
 
 def all_tables(store: Store) -> list[Table]:
     results = load_results(store.folder)
-    built = [
-        tables.performance(results),
-        tables.complexity(results),
-        tables.manual_optimum(results),
-        tables.cost(results),
-        tables.trial_list(results),
-    ]
-    return [table for table in built if table is not None]
+    built = [build(results) for build in tables.TABLES.values()]
+    return [*(table for table in built if table is not None), tables.cost(results), tables.trial_list(results)]
 
 
 def row_of(table: Table, *start: str) -> dict[str, Cell]:
@@ -87,7 +82,7 @@ def test_every_rendering_carries_the_same_numbers_in_the_same_order(finished: St
         parser.feed(tables.to_html(table))
         body = tables.to_markdown(table).split("\n\n", 1)[1].split("\n\n")[0].splitlines()[2:]
         buffer = io.StringIO()
-        Console(file=buffer, width=400, color_system=None).print(tables.to_terminal(table))
+        Console(file=buffer, width=400, color_system=None).print(tables.to_terminal(table, width=400))
         printed = buffer.getvalue()
         printed = printed[printed.index("─") : printed.rindex(table.caption[:20])]
         everything: list[str] = []
@@ -101,16 +96,22 @@ def test_every_rendering_carries_the_same_numbers_in_the_same_order(finished: St
         assert numbers(printed) == everything
 
 
-@pytest.mark.parametrize("number", [0, 2])
-def test_the_main_tables_fit_a_terminal_of_eighty_columns(finished: Store, number: int) -> None:
-    table = all_tables(finished)[number]
+@pytest.mark.parametrize("name", ["performance", "manual_optimum"])
+def test_the_main_tables_fit_a_terminal_of_eighty_columns(finished: Store, name: str) -> None:
+    (table,) = (table for table in all_tables(finished) if table.name == name)
     buffer = io.StringIO()
     Console(file=buffer, width=80, color_system=None).print(tables.to_terminal(table))
-    assert "…" not in buffer.getvalue()
+    printed = buffer.getvalue()
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    left_out = re.findall(r"Not shown here: (.*)\.", " ".join(printed.split()))
     for row in table.rows:
-        for cell in row[1:]:
-            assert cell.text.replace(" of ", "/") in buffer.getvalue()
-            assert (cell.interval or "").replace(" ", "") in buffer.getvalue()
+        for column, cell in zip(table.columns[1:], row[1:], strict=True):
+            if left_out and column.name in left_out[0].split("; "):
+                assert column.extra  # nothing but what is beside the point
+                continue
+            assert cell.text.replace(" of ", "/") in printed
+            assert (cell.interval or "").replace(" – ", "–") in printed
 
 
 def test_csv_carries_the_unrounded_numbers(finished: Store) -> None:
@@ -223,7 +224,7 @@ def test_costs_count_every_trial_and_the_time_without_result(folder: Path) -> No
 
 
 def test_headline_compares_hda_with_the_manual_optimum(finished: Store) -> None:
-    sentence = tables.headline(load_results(finished.folder))
+    sentence = headline(load_results(finished.folder))
     assert re.fullmatch(
         r"HDA reached [\d.]+ m \([\d.]+ – [\d.]+, n = 3\); manual-optimum MDA [\d.]+ m \([\d.]+ – [\d.]+, n = 3\) "
         r"after 13 trials against 3 \([\d.]+ × the training time\); the intervals (do not )?overlap\.",
@@ -237,15 +238,32 @@ def test_headline_says_whether_intervals_overlap(folder: Path, shift: float, wor
     for seed in range(3):
         store.add("HDA", seed, test_rmse_m=8.0 + seed / 10)
         store.add("MDA", seed, test_rmse_m=8.0 + seed / 10 + shift, objective={"lambda": 0.5})
-    sentence = tables.headline(load_results(folder))
+    sentence = headline(load_results(folder))
     assert words in sentence
     assert "MDA with fixed weights" in sentence
+
+
+def test_headline_of_five_seeds_gives_the_paired_difference(folder: Path) -> None:
+    store = Store(folder, spec(search=[], references=[], seeds=5))
+    for seed in range(5):
+        store.add("HDA", seed, test_rmse_m=8.0 + seed, details=False)
+        store.add("MDA", seed, test_rmse_m=8.5 + seed + seed / 100, objective={"lambda": 0.5}, details=False)
+    words = headline(load_results(folder))
+    assert re.search(r"; paired over 5 seeds, MDA − HDA is \+0\.52 m \(\+0\.50 to \+0\.54, p < 0\.001\)\.$", words)
+
+
+def test_headline_over_configurations_with_one_seed_says_so(folder: Path) -> None:
+    store = Store(folder, spec(axes={"method": ["MDA", "HDA"], "system.paths": [10, 25]}, search=[], seeds=1))
+    for paths in (10, 25):
+        for method in ("MDA", "HDA"):
+            store.add(method, 0, system={"paths": paths}, details=False)
+    assert "2 system configurations (on one seed, no interval)" in headline(load_results(folder))
 
 
 def test_headline_of_an_unfinished_study_says_so_and_quotes_no_cost(folder: Path) -> None:
     store = unfinished(folder)
     store.add("HDA", 0)
-    sentence = tables.headline(load_results(folder))
+    sentence = headline(load_results(folder))
     assert sentence.startswith("So far, HDA reached")
     assert "single seed" in sentence
     assert "training time" not in sentence
@@ -253,7 +271,7 @@ def test_headline_of_an_unfinished_study_says_so_and_quotes_no_cost(folder: Path
 
 def test_headline_over_several_configurations(folder: Path) -> None:
     full_study(folder, paths=(10, 25), details=False)
-    sentence = tables.headline(load_results(folder))
+    sentence = headline(load_results(folder))
     assert "of 2 system configurations" in sentence
     assert "where errors were lowest (Paths 25)" in sentence
 
@@ -263,20 +281,127 @@ def test_headline_without_the_pair_names_the_best_method_and_the_reference(folde
     store.add("KNN", 0, test_rmse_m=15.5)
     store.add("DCNN", 0, test_rmse_m=9.0)
     store.add("TL", 0, test_rmse_m=9.5)
-    sentence = tables.headline(load_results(folder))
-    assert sentence.startswith("DCNN had the lowest test RMSE of what was compared, 9.00 m (n = 1)")
+    sentence = headline(load_results(folder))
+    assert sentence.startswith("So far, DCNN had the lowest test RMSE of what was compared, 9.00 m (n = 1)")
     assert "the reference KNN 15.50 m" in sentence
 
 
 def test_headline_without_any_result_says_so(folder: Path) -> None:
     Store(folder, spec()).add("DCNN", 0, state="failed")
-    assert tables.headline(load_results(folder)) == "No trial of this study has a result yet (1 failed)."
+    assert headline(load_results(folder)) == "No trial of this study has a result yet (1 failed)."
 
 
 def test_complexity_prints_counts_as_the_paper_does(finished: Store) -> None:
-    row = row_of(tables.complexity(load_results(finished.folder)), "DCNN")
+    table = tables.complexity(load_results(finished.folder))
+    assert table is not None
+    row = row_of(table, "DCNN")
     assert row["Parameters, training"].text == "207.378 K"
     assert row["MACs per sample, training"].text == "33.706 M"
+    assert row["FLOPs per sample, training"].value == 2 * 33_706_144
+    assert row["Best epoch"].text.endswith(" of 40")
+    assert any("branches: shared" in note for note in table.notes)
+
+
+def test_complexity_shows_what_did_not_finish(folder: Path) -> None:
+    table = tables.complexity(load_results(unfinished(folder).folder))
+    assert table is not None
+    assert row_of(table, "TL")["Best epoch"].text == "— diverged ×3"
+    assert row_of(table, "DCNN")["Not finished"].text == "diverged ×2"
+
+
+def five_seeds(folder: Path, shifts: dict[str, list[float]]) -> Table:
+    axes = {"method": list(shifts)}
+    store = Store(folder, spec(axes=axes, search=[], references=["KNN", "MODEL"], seeds=5, claims=[]))
+    store.add("KNN", 0, test_rmse_m=15.0, details=False)
+    store.add("MODEL", 0, test_rmse_m=30.0, details=False)
+    for method, values in shifts.items():
+        for seed, shift in enumerate(values):
+            store.add(method, seed, test_rmse_m=10.0 + seed + shift, details=False)
+    return tables.performance(load_results(folder))
+
+
+def test_bold_is_what_no_other_row_is_significantly_better_than(folder: Path) -> None:
+    table = five_seeds(
+        folder,
+        {"DCNN": [3.0, 3.1, 2.9, 3.0, 3.1], "TL": [0.1, -0.2, 0.2, -0.1, 0.1], "HDA": [0.0] * 5},
+    )
+    best = {
+        row[0].text: cell.best
+        for row in table.rows
+        for c, cell in zip(table.columns, row, strict=True)
+        if c.name == "RMSE"
+    }
+    assert best == {"KNN": False, "MODEL": False, "DCNN": False, "TL": True, "HDA": True}
+    assert "Bold: no other row" in table.caption
+    markdown = tables.to_markdown(table)
+    assert re.search(r"^\| HDA \| \*\*12\.0\*\* \(", markdown, re.MULTILINE)
+    assert re.search(r"^\| DCNN \| 15\.0 \(", markdown, re.MULTILINE)
+    assert "<b>12.0</b>" in tables.to_html(table)
+    buffer = io.StringIO()
+    Console(file=buffer, width=80, force_terminal=True, color_system="standard").print(tables.to_terminal(table))
+    assert "\x1b[1m12.0" in buffer.getvalue()
+    assert "\x1b[1m15.0" not in buffer.getvalue()
+
+
+def test_with_few_seeds_nothing_is_bold_and_the_caption_says_why(finished: Store) -> None:
+    table = tables.performance(load_results(finished.folder))
+    assert not any(cell.best for row in table.rows for cell in row)
+    assert "n < 5" in table.caption
+
+
+def test_references_are_explained_when_they_are_there(folder: Path) -> None:
+    table = five_seeds(folder, {"HDA": [0.0] * 5})
+    (note,) = (note for note in table.notes if "KNN" in note)
+    assert "MODEL computes" in note
+    assert "MEAN" not in note
+
+
+def test_every_caption_says_site_split_rule_seeds_and_interval(finished: Store) -> None:
+    for table in all_tables(finished):
+        assert "Site canyon_small; 50 training, 20 validation, 50 test scenes" in table.caption
+        if table.name in tables.TABLES:
+            assert "3 seeds with the 95 % bootstrap interval" in table.caption
+            assert re.search(r"lowest validation RMSE|Each rule chooses", table.caption)
+            assert re.search(r"n < 5|nothing (is|to) test", table.caption)
+
+
+def test_long_decimals_of_a_search_are_cut_and_kept_in_the_csv(folder: Path) -> None:
+    space = {"objective.lambda": {"float": [0.0, 1.0]}}
+    search = {"when": {"method": "MDA"}, "space": space, "sampler": "random", "trials": 2, "seeds": 1}
+    store = Store(folder, spec(axes={"method": ["MDA", "HDA"]}, search=[search], references=[], claims=[]))
+    for weight in (0.30000000001, 0.6123456789):
+        store.add("MDA", 0, objective={"lambda": weight}, validation_rmse_m=weight, details=False)
+    store.add("HDA", 0, details=False)
+    results = load_results(folder)
+    assert row_of(tables.performance(results), "MDA")["Selected"].text == "λ 0.3"
+    table = tables.manual_optimum(results)
+    assert table is not None
+    (row,) = (row for row in table.rows if row[0].text.startswith("MDA"))
+    (cell,) = (cell for column, cell in zip(table.columns, row, strict=True) if column.name == "λ")
+    assert (cell.text, cell.value) == ("0.3", 0.30000000001)
+    assert {row[1].text for row in tables.trial_list(results).rows if row[0].text == "MDA"} == {"λ 0.3", "λ 0.6123"}
+
+
+def test_published_values_of_table_iii_stand_beside_the_counts(folder: Path) -> None:
+    entry = {"best_epoch": 1604, "parameters": 1_300_628, "macs_paper": 17_829_777_408}
+    published = [
+        {"when": {"method": "MDA"}, "optimum": True, **entry},
+        {"when": {"method": "DCNN", "system.paths": 25}, "best_epoch": 926, "parameters": 207_378},
+    ]
+    store = full_study(folder, details=False, published=published)
+    results = load_results(store.folder)
+    table = tables.complexity(results)
+    assert table is not None
+    single, joint = row_of(table, "DCNN"), row_of(table, "MDA")
+    assert (single["Best epoch, paper"].value, single["Parameters, difference"].text) == (926, "0.00")
+    assert single["MACs, paper"].text == "–"
+    assert (joint["Parameters, paper"].text, joint["MACs, paper"].text) == ("1.301 M", "17.830 G")
+    assert joint["Parameters, difference"].value == pytest.approx(100 * (651_200 / 1_300_628 - 1))
+    assert row_of(table, "HDA")["Best epoch, paper"].text == "–"
+    optimum = tables.manual_optimum(results)
+    assert optimum is not None
+    assert row_of(optimum, "MDA, manual optimum")["Best epoch, paper"].value == 1604
+    assert not any("paper" in column.name for column in tables.performance(results).columns)
 
 
 @pytest.mark.parametrize(
@@ -326,13 +451,13 @@ def test_remarks_name_the_references_and_a_training_that_was_still_improving(fol
     store.add("KNN", 0, test_rmse_m=15.5)
     store.add("DCNN", 0, best_epoch=40, epochs=40)
     store.add("DCNN", 1, best_epoch=40, epochs=40)
-    references, improving = tables.remarks(load_results(folder))
+    references, improving = remarks(load_results(folder))
     assert "MEAN 37.4" in references
     assert "KNN 15.5" in references
     assert improving.startswith("In 2 of 2 trials the last epoch was the best")
     store.add("DCNN", 0, best_epoch=20, epochs=40)
     store.add("DCNN", 1, best_epoch=20, epochs=40)
-    assert len(tables.remarks(load_results(folder))) == 1
+    assert len(remarks(load_results(folder))) == 1
 
 
 def test_captions_say_the_split(tmp_path: Path) -> None:
@@ -355,8 +480,8 @@ def test_a_reference_that_no_method_beats_is_the_headline(tmp_path: Path) -> Non
     store = Store(tmp_path / "study", spec(axes={"method": ["DCNN", "TL"]}, search=[], claims=[]))
     for method, error in (("DCNN", 20.0), ("TL", 21.0), ("KNN", 30.0), ("MEAN", 17.0)):
         store.add(method, 0, test_rmse_m=error)
-    words = tables.headline(load_results(store.folder))
-    assert words.startswith("No method beat MEAN (17.0 m")
+    words = headline(load_results(store.folder))
+    assert words.startswith("So far, no method beat MEAN (17.0 m")
     assert "the best of them, DCNN, reached 20.0 m" in words
 
 
@@ -371,8 +496,8 @@ def test_a_headline_over_different_test_samples_says_so(tmp_path: Path) -> None:
         store = Store(tmp_path / path, spec(axes=axes, search=[], claims=[]))
         for number, cell in enumerate(expand(store.spec)):
             store.add_trial(cell.trial(0, HASH), test_rmse_m=20.0 - number)
-        words = tables.headline(load_results(store.folder))
-        assert words.startswith("Configurations are tested on different samples") == differ
+        words = headline(load_results(store.folder))
+        assert ("configurations are tested on different samples" in words) == differ
 
 
 def test_what_early_stopping_spared_is_told(folder: Path) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import html
 import io
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from browser import Browser
 from conftest import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -414,45 +413,26 @@ def test_the_page_itself_needs_no_torch() -> None:
 # --- In a browser -------------------------------------------------------------------------------------------------
 
 
-def dump(page: Path, tmp_path: Path) -> tuple[str, list[str]]:
-    """The document after its scripts ran, and what they and the browser said."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI needs chromium to open the page")
-        pytest.skip("chromium is not installed")
-    done = subprocess.run(
-        [
-            chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--log-level=0",
-            "--virtual-time-budget=4000", "--dump-dom", page.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
 @pytest.mark.browser
 def test_another_scene_changes_the_map(canyon: SiteView, canyon_page: str, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     file.write_text(canyon_page, encoding="utf-8")
-    plain, console = dump(file, tmp_path)
-    # What the content security policy refuses, such as any request, would be told on the console.
-    assert console == []
-    assert legend(plain) == drawn_users(plain) == counts(canyon, 0)
-    assert re.search(r'<div class="scenes" id="map-scenes">', plain)  # no longer hidden
-    assert plain.count('<button type="button">') == sum(each.reason != "" for each in canyon.scenes)
-
     assert '<div class="scenes" id="map-scenes" hidden>' in canyon_page
-    for number in (3, len(canyon.scenes) - 1):
-        move = f'<script>slider.value = {number}; slider.dispatchEvent(new Event("input"));</script></body>'
-        file.write_text(canyon_page.replace("</body>", move), encoding="utf-8")
-        moved, console = dump(file, tmp_path)
-        assert console == []
-        chosen = canyon.scenes[number]
-        assert legend(moved) == drawn_users(moved) == counts(canyon, chosen.scene)
-        assert f">scene {chosen.scene}, {chosen.time_s:g} s" in moved
-        vehicles = script_data(moved)["scenes"][number]["vehicles"]
-        assert f'd="{vehicles}"' in moved
-        assert f'd="{script_data(plain)["scenes"][0]["vehicles"]}"' not in moved
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(file)
+        plain = browser.run("document.documentElement.outerHTML")
+        assert legend(plain) == drawn_users(plain) == counts(canyon, 0)
+        assert re.search(r'<div class="scenes" id="map-scenes">', plain)  # no longer hidden
+        assert plain.count('<button type="button">') == sum(each.reason != "" for each in canyon.scenes)
+        for number in (3, len(canyon.scenes) - 1):
+            browser.run(f"slider.value = {number}; slider.dispatchEvent(new Event('input'))")
+            moved = browser.run("document.documentElement.outerHTML")
+            chosen = canyon.scenes[number]
+            assert legend(moved) == drawn_users(moved) == counts(canyon, chosen.scene)
+            assert f">scene {chosen.scene}, {chosen.time_s:g} s" in moved
+            vehicles = script_data(moved)["scenes"][number]["vehicles"]
+            assert f'd="{vehicles}"' in moved
+            assert f'd="{script_data(plain)["scenes"][0]["vehicles"]}"' not in moved
+        # What the content security policy refuses, such as any request, would be told on the console.
+        assert browser.console == []
+        assert browser.requests == [file.as_uri()]
