@@ -53,7 +53,7 @@ class Browser:
         self.console: list[str] = []
         self.requests: list[str] = []
         self._number, self._buffer, self._scripts = 0, b"", True
-        self._events: list[dict[str, Any]] = []
+        self._loaded: set[str] = set()
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
         self._process = subprocess.Popen(
@@ -73,6 +73,7 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
+        self.send("Page.setLifecycleEventsEnabled", enabled=True)
         self.size(1200, 900)
 
     def __enter__(self) -> Browser:
@@ -130,21 +131,24 @@ class Browser:
         elif method == "Network.requestWillBeSent":
             if not content["request"]["url"].startswith("data:"):  # pictures that are in the page
                 self.requests.append(content["request"]["url"])
-        elif method:
-            self._events.append({"method": method})
+        elif method == "Page.lifecycleEvent" and content["name"] == "load":
+            self._loaded.add(content["loaderId"])
 
     def open(self, page: Path | str, *, scripts: bool = True) -> None:
         """Load a page anew, and wait until it is there."""
         self._scripts = scripts
         self.send("Emulation.setScriptExecutionDisabled", value=not scripts)
         address = page.as_uri() if isinstance(page, Path) else page
-        self.send("Page.navigate", url="about:blank")
-        self._events.clear()
+        self._go("about:blank")
         self.requests.clear()
-        self.send("Page.navigate", url=address)
-        while not any(event["method"] == "Page.loadEventFired" for event in self._events):
-            self._receive()
+        self._go(address)
         self.settle()
+
+    def _go(self, address: str) -> None:
+        # Of this navigation: a load that was told late would be taken for it.
+        loader = self.send("Page.navigate", url=address)["loaderId"]
+        while loader not in self._loaded:
+            self._receive()
 
     def settle(self) -> None:
         """Wait until what was asked for is drawn, and addresses that go back are back."""

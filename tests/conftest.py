@@ -83,6 +83,7 @@ def write_spec(tmp_path: Path) -> Callable[..., Path]:
             "site": "canyon_small",
             "base": SMALL_BASE,
             "axes": {"method": ["DCNN", "MDA", "HDA"]},
+            "references": ["MEAN", "KNN"],
             "seeds": 2,
             "search": [{"when": {"method": "MDA"}, "space": {"objective.lambda": {"grid": [0.2, 0.8, 0.3]}}}],
             **changes,

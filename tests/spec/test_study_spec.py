@@ -253,7 +253,7 @@ def test_mistakes_are_named_with_their_place_and_what_is_allowed(changes: dict[s
 )
 def test_a_claim_of_no_form_is_one_mistake_that_names_the_forms(claim: dict[str, Any], words: list[str]) -> None:
     told = _problems(claims=[{"name": "x", **claim}])
-    for word in ("1 problem", "claims[0]", "better + than", "steadier + than + over", "depends + on", "optimum + of"):
+    for word in ("1 problem", "claims[0]", "better + than", "steadier + than + over", "depends + upon", "optimum + of"):
         assert word in told
     for word in words:
         assert word in told
@@ -262,7 +262,7 @@ def test_a_claim_of_no_form_is_one_mistake_that_names_the_forms(claim: dict[str,
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"claims": ["HDA is better"]}, ["text is not allowed here", "depends + on"]),
+        ({"claims": ["HDA is better"]}, ["text is not allowed here", "depends + upon"]),
         (
             {"claims": [{"name": "x", "depends": {"method": "HDA"}, "upon": "system.path"}]},
             ["did you mean 'system.paths'"],
