@@ -13,7 +13,8 @@ run: $(VENV)/.installed
 	$(BIN)/study run spaces/quickstart.yaml --cluster cluster/local.yaml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from reports.figures import FIGURES, Missing, method_colours
 from reports.headline import headline, remarks
 from reports.html_page import report_html
 from reports.results import STATES, Results, axis_label, load_results, value_label
-from reports.sections import sections
+from reports.sections import figure_title, sections
 from reports.tables import TABLES, Table
 from study import __version__
 from study.errors import ResultsError
@@ -65,7 +65,10 @@ class StudySummary:
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was written, and what a terminal shows of it; ``missing`` are the figures that the study has no data for."""
+    """What was written, and what a terminal shows of it.
+
+    ``missing`` are the figures that the study has no data for, ``claims`` verdicts and names.
+    """
 
     folder: Path
     headline: str
@@ -75,6 +78,7 @@ class ReportFiles:
     figures: tuple[Path, ...]
     missing: tuple[Missing, ...]
     models: tuple[Table, ...]
+    claims: tuple[tuple[str, str], ...]
     summary: StudySummary
 
     @property
@@ -85,14 +89,18 @@ class ReportFiles:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that the HTML page and the Markdown file show, in plain text."""
+    """Everything that the HTML page and the Markdown file show, in plain text.
+
+    ``claims`` are verdicts and names; ``common`` are the sentences that the page says once, and each file by itself.
+    """
 
     name: str
     headline: str
     description: str
     status: str
     warnings: tuple[str, ...]
-    verdicts: tuple[str, ...]
+    claims: tuple[tuple[str, str], ...]
+    common: tuple[str, ...]
     tables: Mapping[str, Table]
     figures: Mapping[str, Figure]
     missing: Sequence[Missing]
@@ -134,6 +142,7 @@ def build_report(results_folder: str | Path, out: str | Path | None = None) -> R
         tuple(target / name for name in figure_names),
         tuple(page.missing),
         tuple(page.tables[name] for name in ("performance", "manual_optimum") if name in page.tables),
+        page.claims,
         _summary(results, page),
     )
 
@@ -143,7 +152,7 @@ def _summary(results: Results, page: Page) -> StudySummary:
     return StudySummary(
         page.name,
         page.headline,
-        page.verdicts,
+        tuple(verdict for verdict, _ in page.claims),
         sum(cell.planned for cell in results.cells),
         len(results.trials),
         seconds_of(results.trials, "trial_seconds"),
@@ -158,7 +167,10 @@ def check_target(target: Path) -> None:
         ResultsError: there is something else.
     """
     problem = None
-    if target.exists() and not target.is_dir():
+    results = next((folder for folder in target.absolute().parents if (folder / "study.yaml").is_file()), None)
+    if results is not None and target.absolute() != results / "report":
+        problem = f"lies in the results folder {results}"
+    elif target.exists() and not target.is_dir():
         problem = "is a file"
     elif target.is_dir():
         strangers = sorted(entry.name for entry in target.iterdir() if entry.name not in _OWN)
@@ -168,7 +180,7 @@ def check_target(target: Path) -> None:
         raise ResultsError(
             f"the report cannot be written there: the place {problem}",
             where=str(target),
-            allowed="a folder that does not exist yet, an empty one or an earlier report",
+            allowed="a folder that does not exist yet, an empty one or an earlier report, outside of results",
             fix="choose another folder, or move those files away",
         )
 
@@ -243,7 +255,8 @@ def _page(results: Results) -> Page:
         description=results.spec.description,
         status=" ".join([_status(results), *remarks(results)]),
         warnings=tuple(warnings),
-        verdicts=tuple(judgement.verdict for judgement in judged),
+        claims=tuple((judgement.verdict, judgement.name) for judgement in judged),
+        common=(split, tables.describe_selection(results)),
         tables={table.name: table for table in built if table is not None},
         figures={item.name: item for item in drawn if isinstance(item, Figure)},
         missing=[item for item in drawn if isinstance(item, Missing)],
@@ -281,16 +294,12 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("Selection", tables.describe_selection(results)),
         ("Seeds", f"{results.spec.seeds} wanted; stored: {', '.join(map(str, seeds)) or 'none'}"),
     ]
-    if results.axes:
-        facts.append(
-            (
-                "Axes",
-                "; ".join(
-                    f"{axis_label(path)} {', '.join(value_label(value) for value in results.spec.axes[path])}"
-                    for path in results.axes
-                ),
-            )
-        )
+    if results.spec.axes:
+        axes = [
+            f"{axis_label(path)} {', '.join(value_label(value) for value in values)}"
+            for path, values in results.spec.axes.items()
+        ]
+        facts.append(("Axes", "; ".join(axes)))
     if started:
         facts.append(("Trials started", started[0] if started[0] == started[-1] else f"{started[0]} to {started[-1]}"))
     for column, label in _PROVENANCE:
@@ -313,13 +322,12 @@ def _markdown(page: Page) -> str:
     for section in sections(page.tables, page.figures, bool(page.missing)):
         lines += [f"## {section.title}", ""]
         for part in section.parts:
-            lines += [f"### {part.heading}", ""] if part.heading else []
             for name in part.tables:
                 lines += [tables.to_markdown(page.tables[name]), ""]
             for name in part.figures:
                 figure = page.figures[name]
                 lines += [f"![{text(figure.alt_text)}](figures/{name}.png)", ""]
-                lines += [f"*Figure.* {text(figure.caption)}", ""]
+                lines += [f"**{text(figure_title(name))}.** {text(figure.caption)}", ""]
         if section.id == "figures" and page.missing:
             lines += [f"* {text(item.name)}: not shown, {text(item.reason)}" for item in page.missing] + [""]
     lines += [f"* {text(label)}: {text(value)}" for label, value in page.facts] + [""]

@@ -80,6 +80,7 @@ class Side:
         seeds: how many seeds the spec asks for.
         planned: how many trials the spec asks for.
         selecting: how many seeds every candidate is run with, 0 where nothing was searched.
+        planned_candidates: how many candidates the spec asks for, 0 where nothing was searched.
     """
 
     method: str
@@ -91,6 +92,12 @@ class Side:
     seeds: int
     planned: int
     selecting: int = 0
+    planned_candidates: int = 0
+
+    @property
+    def candidates(self) -> tuple[int, int] | None:
+        """How many candidates were run, and how many are wanted; ``None`` where nothing was searched."""
+        return (len(self.sweep), self.planned_candidates) if self.planned_candidates else None
 
     @property
     def complete(self) -> bool:
@@ -166,8 +173,8 @@ def compare(results: Results) -> list[Comparison]:
 def interval_of(
     trials: Iterable[Trial], column: str, bounds: tuple[float, float] = (0.0, float("inf"))
 ) -> Interval | None:
-    """Mean and interval of a column over the trials that are done and have it."""
-    values = [trial.number(column) for trial in trials if trial.state == "done"]
+    """Mean and interval of a column over the trials that are done, were trained for it and have it."""
+    values = [trial.number(column) for trial in trials if trial.state == "done" and trial.trains(column)]
     return mean_interval([value for value in values if value is not None], bounds=bounds)
 
 
@@ -185,7 +192,7 @@ def spared_seconds(cell: StudyCell) -> float:
     for trial in cell.trials:
         planned, run, seconds = (trial.number(name) for name in ("planned_epochs", "epochs", "train_seconds"))
         if trial.state == "pruned" and planned and run and seconds:
-            spared += (planned * cell.search_seeds - run) * seconds / run
+            spared += (planned * max(cell.search_seeds, 1) - run) * seconds / run
     return spared
 
 
@@ -207,7 +214,8 @@ def side_of(results: Results, cells: Sequence[StudyCell]) -> Side | None:
     reported, sweep = _swept(results, cells, trials, searched) if swept else _searched(cells[0])
     tuned = any(path in searched for path in WEIGHTS)
     selecting = cells[0].search_seeds if cells[0].searched else results.spec.seeds
-    return Side(method, _name(method, tuned=tuned), reported, trials, sweep, tuned, seeds, planned, selecting)
+    wanted = sum(max(cell.planned_candidates, 1) for cell in cells)
+    return Side(method, _name(method, tuned=tuned), reported, trials, sweep, tuned, seeds, planned, selecting, wanted)
 
 
 def _searched(cell: StudyCell) -> tuple[tuple[Trial, ...], tuple[SweepPoint, ...]]:

@@ -98,6 +98,8 @@ def _clean_svg(svg: str, name: str) -> str:
     # A hundredth of a point is finer than any screen or print; the rest of the digits is half of a file.
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
     svg = re.sub(r'(?<= )([xy]="-?\d+\.\d\d)\d+"', r'\1"', svg)
+    # Nothing refers to a picture, and two equal ones have one id.
+    svg = re.sub(r'(<image\b[^>]*?) id="[^"]*"', r"\1", svg)
     svg = re.sub(r'(?<=[ ])id="([^"<>]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'href="#([^"<>]+)"', rf'href="#{name}-\1"', svg)
     svg = re.sub(r"url\(#([^()]+)\)", rf"url(#{name}-\1)", svg)

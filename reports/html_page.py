@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
@@ -18,13 +18,13 @@ from markupsafe import Markup, escape
 from reports import tables
 from reports.drawing import INK, PAPER, Figure
 from reports.pages import json_block, page_parts, template
-from reports.sections import sections
+from reports.sections import figure_title, sections
 from reports.tables import Cell, Table
 
 if TYPE_CHECKING:
     from reports.build import Page
 
-__all__ = ["mark", "report_html"]
+__all__ = ["mark", "report_html", "without_empty_columns"]
 
 STATIC_ROWS = 200
 """Rows of a table that are markup; a browser draws thousands of them slowly, and they are ten times as long as JSON."""
@@ -59,8 +59,10 @@ def report_html(page: Page, colours: Mapping[str, str], *, single: bool) -> str:
         parts=page_parts(),
         headline=_unbroken(page.headline),
         sections=sections(page.tables, page.figures, bool(page.missing)),
+        captions={name: _without(figure.caption, page.common) for name, figure in page.figures.items()},
+        titles={name: figure_title(name) for name in page.figures},
         # Fragments from our own templates and from matplotlib, both of which escape; everything else is plain text.
-        tables={name: _table_html(table, trials) for name, table in page.tables.items()},
+        tables={name: _table_html(table, trials, page.common) for name, table in page.tables.items()},
         drawings={name: Markup(_inline(figure, colours)) for name, figure in page.figures.items()},
         single=single,
         sets=json_block(trials.sets()),
@@ -129,11 +131,12 @@ class _TablePage:
         return mark(cell.text) if self.is_claims and cell.text in _MARKS else None
 
 
-def _table_html(table: Table, trials: _Trials) -> Markup:
+def _table_html(table: Table, trials: _Trials, common: Sequence[str]) -> Markup:
+    whole_table, table = table, replace(without_empty_columns(table), caption=_without(table.caption, common))
     is_trials = table.name == "trials"
     later = table.rows[STATIC_ROWS:PAGE_ROWS]
     rest = {
-        "rows": [[_cell_json(cell, trials, is_trials) for cell in row] for row in later],
+        "rows": [[_cell_json(cell, trials, is_trials, cell is row[-1]) for cell in row] for row in later],
         "breaks": [number for number in table.breaks if STATIC_ROWS <= number < PAGE_ROWS],
         "total": len(table.rows),
     }
@@ -142,19 +145,43 @@ def _table_html(table: Table, trials: _Trials) -> Markup:
     }
     # A text of thousands of rows is taken from the file, which lies beside the page.
     whole = not later
-    content["csv"] = tables.to_csv(table) if whole else None
-    content["markdown"] = tables.to_markdown(table) if whole else None
-    content["latex"] = tables.to_latex(table) if whole else None
+    content["csv"] = tables.to_csv(whole_table) if whole else None
+    content["markdown"] = tables.to_markdown(whole_table) if whole else None
+    content["latex"] = tables.to_latex(whole_table) if whole else None
     return Markup(template("table.html.j2").render(table=table, **content))
 
 
-def _cell_json(cell: Cell, trials: _Trials, is_trials: bool) -> list[Any]:
+def without_empty_columns(table: Table) -> Table:
+    """The table without the columns that have nothing in them but dashes; the files keep them."""
+    shown = [
+        number
+        for number in range(len(table.columns))
+        if not number
+        or not table.rows
+        or any(row[number].text not in ("", "–") or row[number].keys for row in table.rows)
+    ]
+    return replace(
+        table,
+        columns=tuple(table.columns[number] for number in shown),
+        rows=tuple(tuple(row[number] for number in shown) for row in table.rows),
+    )
+
+
+def _without(caption: str, common: Sequence[str]) -> str:
+    """A caption without the sentences that the page says above."""
+    for sentence in common:
+        caption = caption.replace(sentence, "")
+    return " ".join(caption.split())
+
+
+def _cell_json(cell: Cell, trials: _Trials, is_trials: bool, last: bool) -> list[Any]:
     """A cell as the page's script reads it: text, value (true where it is the text), and what else there is."""
     more: dict[str, Any] = {}
     if cell.interval:
         more["i"] = cell.interval
-    if is_trials and cell.keys:
-        more["k"] = cell.keys[0]
+    if is_trials:
+        if last:
+            more["k"] = cell.keys[0]
     elif cell.keys and cell.text and (number := trials.trials_of(cell)) is not None:
         more["s"] = number
     if cell.hole:

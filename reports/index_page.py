@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -31,7 +31,8 @@ class IndexedStudy:
 
     Attributes:
         location: its results folder, or the URI of one.
-        name: what the index calls it: the study's name, or its folder's where that cannot be read.
+        name: what the index calls it: the study's name, with its place where several share one; or its folder's where
+            that cannot be read.
         files: its report; None where it has none.
         error: why not.
     """
@@ -97,7 +98,8 @@ def build_index(locations: Sequence[str | Path], out: Path | None = None) -> Ind
     Raises:
         ResultsError: the index has no place, or no study can be reported; no index is written then.
     """
-    places = list({str(place): place for place in locations}.values())
+    # One study may be named in several ways.
+    places = list({place if "://" in str(place) else Path(place).resolve(): place for place in locations}.values())
     target = out if out is not None else _common_folder(places)
     page = target / "index.html"
     _check_index(page)
@@ -116,6 +118,10 @@ def build_index(locations: Sequence[str | Path], out: Path | None = None) -> Ind
     if all(item.error is not None for item in studies):
         errors = "\n".join(f"{item.location}: {item.error}" for item in studies)
         raise ResultsError(f"no study has a report, so there is no index\n{errors}")
+    names = Counter(item.name for item in studies)
+    studies = [
+        replace(item, name=f"{item.name} ({item.location})") if names[item.name] > 1 else item for item in studies
+    ]
     _write(page, _html(studies, links))
     return IndexFiles(page, tuple(studies))
 

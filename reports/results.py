@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from models.settings import METHOD_SETTINGS, REFERENCE_NAMES
 from study.errors import ResultsError
-from study.selection import Winner, candidate_label, canonical, config_value, select_winner
+from study.selection import Winner, candidate_label, canonical, config_value, is_trained, select_winner
 from study.spec.expand import Cell, StoredRows, distinct, expand
 from study.spec.model import StudySpec
 from study.spec.trial import Trial as WantedTrial
@@ -113,6 +113,16 @@ class Trial:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return None
         return float(value)
+
+    def trains(self, column: str) -> bool:
+        """Whether the trial was trained for a metric: what it has of another one is left to chance, and no result.
+
+        Errors (columns in ``rmse_m`` and ``error_m``) need a trained position; accuracies and entropy, a trained
+        condition: see `study.selection.is_trained`.
+        """
+        if column.endswith(("rmse_m", "error_m")):
+            return is_trained(self.config, "position")
+        return is_trained(self.config, "condition") if column.endswith(("accuracy", "entropy")) else True
 
     def text(self, column: str) -> str | None:
         """A text of the row, ``None`` when the row has none."""

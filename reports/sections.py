@@ -5,14 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Part", "Section", "sections"]
+__all__ = ["Part", "Section", "figure_title", "sections", "short_title"]
+
+_SHORT = {
+    "performance": "Errors and accuracy", "bars": "Bars", "gains": "Gains", "selection_gap": "Selection",
+    "complexity": "Complexity", "manual_optimum": "Table", "lambda_sweep": "λ sweep", "cdf": "CDF",
+    "error_map": "Error map", "confusion": "Confusion", "condition_map": "Condition map",
+    "learning_curves": "Learning curves",
+}  # fmt: skip
+_FIGURES = {
+    "bars": "Error and accuracy as bars",
+    "lambda_sweep": "Error and accuracy over λ",
+    "cdf": "Distribution of the localization error",
+    "error_map": "Where localization fails",
+    "confusion": "Which conditions are confused",
+    "condition_map": "Where conditions are predicted wrongly",
+    "learning_curves": "Learning curves",
+}
 
 
 @dataclass(frozen=True)
 class Part:
-    """Tables and figures under one heading."""
+    """Tables, and the figures that follow them."""
 
-    heading: str = ""
     tables: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
 
@@ -25,6 +40,31 @@ class Section:
     short: str
     title: str
     parts: tuple[Part, ...] = ()
+
+    @property
+    def items(self) -> list[tuple[str, str]]:
+        """Ids and short names of what stands in it, for the list of sections; none where it is one thing only."""
+        found = [
+            (f"{kind}-{name}", short_title(name))
+            for part in self.parts
+            for kind, names in (("table", part.tables), ("figure", part.figures))
+            for name in names
+        ]
+        return found if len(found) > 1 else []
+
+
+def figure_title(name: str) -> str:
+    """The heading of a figure."""
+    return _FIGURES.get(name, _words(name))
+
+
+def short_title(name: str) -> str:
+    """A table or figure in a list of contents."""
+    return _SHORT.get(name, _words(name))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 _SECTIONS = (
@@ -39,11 +79,7 @@ _SECTIONS = (
     ),
     Section(
         "figures", "Figures", "Figures",
-        (
-            Part("Localization error", figures=("cdf", "error_map")),
-            Part("Propagation conditions", figures=("confusion", "condition_map")),
-            Part("Training", figures=("learning_curves",)),
-        ),
+        (Part(figures=("cdf", "error_map", "confusion", "condition_map", "learning_curves")),),
     ),
     Section("cost", "Cost", "What it cost", (Part(tables=("cost",)),)),
     Section("method", "How it was made", "How it was made"),
@@ -63,7 +99,6 @@ def sections(table_names: Iterable[str], figure_names: Iterable[str], missing: b
     for section in _SECTIONS:
         parts = [
             Part(
-                part.heading,
                 tuple(name for name in part.tables if name in own_tables),
                 tuple(name for name in part.figures if name in own_figures),
             )

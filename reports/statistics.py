@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ __all__ = [
     "Interval",
     "Paired",
     "Row",
-    "best_rows",
     "common_seeds",
     "holm",
     "mean_interval",
@@ -32,6 +31,7 @@ __all__ = [
     "p_above",
     "paired",
     "pooled",
+    "ratio_interval",
 ]
 
 MIN_SEEDS = 5
@@ -41,6 +41,8 @@ SIGNIFICANCE = 0.05
 
 _ENUMERATED = 7  # 1,716 multisets; of ten values there are 92,378
 _RESAMPLES = 2000
+_KEPT = 32  # up to so many values the drawn resamples are kept: 1 MB for each number of values
+_AT_ONCE = 1_000_000  # of more values, so many numbers are drawn at once: some 20 MB
 
 Row = Mapping[int, float] | float
 """The results of one table row: seed → value, or a single value of a method without a seed (a reference)."""
@@ -67,7 +69,7 @@ def mean_interval(
     divisor, and its tails are a normal distribution's where Student's t with n − 1 degrees of freedom is right. Its two
     limits are therefore moved away from the mean by √(n / (n − 1)) · t / z; the skewness of the resampled means stays.
     Up to 7 values all resamples are enumerated, each with its probability; for more, 2,000 fixed ones and their mirror
-    images stand for them. The result depends on nothing but the values.
+    images stand for them, drawn in parts where there are many values. The result depends on nothing but the values.
 
     On normal data the 95 % interval covers the mean in 93 % of samples of 2 values and in 94 to 95 % of 3 to 10; on a
     gamma distribution of shape 2 in 91 to 93 %. The plain percentile interval and BCa cover it in 77 % of
@@ -97,8 +99,7 @@ def mean_interval(
     mean = float(sample.mean())
     if sample.size == 1:
         return Interval(mean, None, None, 1)
-    shares, probabilities = _resamples(sample.size)
-    deviations = shares @ (sample - mean)
+    deviations, probabilities = _resampled_means(sample - mean)
     order = np.argsort(deviations)
     deviations, probabilities = deviations[order], probabilities[order]
     # Resamples of equal means are one value of the distribution; rounding does not tell them apart.
@@ -124,7 +125,23 @@ def overlap(first: Interval, second: Interval) -> bool | None:
     return first.low <= second.high and second.low <= first.high
 
 
-@cache
+def _resampled_means(values: _Array) -> tuple[_Array, _Array]:
+    """The means of all resamples of n values, or of 4,000, and how probable each is: both (m,)."""
+    n = len(values)
+    if n <= _KEPT:
+        shares, probabilities = _resamples(n)
+        return shares @ values, probabilities
+    random = np.random.default_rng(0)
+    mirrored = values[::-1]
+    means = []
+    at_once = max(1, _AT_ONCE // n)
+    for start in range(0, _RESAMPLES, at_once):
+        drawn = random.integers(0, n, (min(at_once, _RESAMPLES - start), n))
+        means += [values[drawn].mean(axis=1), mirrored[drawn].mean(axis=1)]
+    return np.concatenate(means), np.full(2 * _RESAMPLES, 0.5 / _RESAMPLES)
+
+
+@lru_cache(maxsize=_KEPT)
 def _resamples(n: int) -> tuple[_Array, _Array]:
     """How often each value is in a resample, divided by n, and how probable the resample is: (m, n) and (m,)."""
     if n <= _ENUMERATED:
@@ -211,6 +228,38 @@ def paired(first: Row, second: Row, bound: float = 0.0, confidence: float = 0.95
     return Paired(interval, effect, 2 * min(above, 1 - above) if n >= MIN_SEEDS else None, n)
 
 
+def ratio_interval(first: Row, second: Row, confidence: float = 0.95) -> Interval | None:
+    """The mean of one row over the mean of another, with the interval of the paired t-test.
+
+    The interval holds the factors f for which the test does not tell the mean of ``first - f * second`` from 0
+    (Fieller's theorem). It has no limits for a single seed, nor where the mean of ``second`` itself cannot be told from
+    0: every factor is possible then.
+
+    Returns:
+        ``None`` without a common seed, or where the mean of ``second`` is not above 0.
+    """
+    seeds = common_seeds([first, second])
+    if not seeds:
+        return None
+    a, b = (np.array([_value(row, seed) for seed in seeds]) for row in (first, second))
+    top, bottom, n = float(a.mean()), float(b.mean()), len(seeds)
+    if bottom <= 0:
+        return None
+    ratio = top / bottom
+    if n == 1:
+        return Interval(ratio, None, None, 1)
+    # With r for the ratio and d = f - r: (d * bottom)^2 = t^2 / n * var(first - r * second - d * second).
+    rest = a - ratio * b
+    scale = float(stdtrit(n - 1, 0.5 + confidence / 2)) ** 2 / n
+    spread, both, own = float(rest.var(ddof=1)), float(np.cov(rest, b)[0, 1]), float(b.var(ddof=1))
+    square = bottom**2 - scale * own
+    if square <= 0:
+        return Interval(ratio, None, None, n)
+    centre = -scale * both / square
+    half = math.sqrt(max(0.0, centre**2 + scale * spread / square))
+    return Interval(ratio, ratio + centre - half, ratio + centre + half, n)
+
+
 def p_above(differences: _Array, bound: float = 0.0) -> _Array:
     """One-sided p-values of the t-test that each column's mean is above a bound; 1 − p is that it is below.
 
@@ -294,29 +343,3 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, p * (len(tested) - rank)))
         corrected[i] = largest
     return corrected
-
-
-def best_rows(rows: Sequence[Row], lower: bool = True, significance: float = SIGNIFICANCE) -> tuple[bool, ...]:
-    """Which rows of a block of a table may be bold: those that no other row is significantly better than.
-
-    All pairs of the block are compared with `paired`, and their p-values corrected with `holm`. A row needs five seeds,
-    and so does every row with a better mean: where a test is impossible, nothing is known to be best. A block of one
-    row has no best.
-
-    Args:
-        rows: the rows that can be compared with one another.
-        lower: whether lower values are better.
-        significance: level of the corrected test.
-    """
-    pairs = list(itertools.combinations(range(len(rows)), 2))
-    compared = [paired(rows[i], rows[j]) for i, j in pairs]
-    bold = [
-        len(rows) > 1 and not isinstance(row, float | int) and len(common_seeds([row])) >= MIN_SEEDS for row in rows
-    ]
-    for (i, j), pair, p in zip(pairs, compared, holm([pair.p for pair in compared]), strict=True):
-        if pair.difference is None:
-            bold[i] = bold[j] = False
-            continue
-        if pair.difference.mean != 0 and (p is None or p < significance):
-            bold[i if (pair.difference.mean > 0) == lower else j] = False
-    return tuple(bold)

@@ -226,10 +226,19 @@ def report(
     from reports.index_page import is_study, studies_in
     from study.storage import open_results
 
+    if out is not None and "://" in str(out).replace(":/", "://", 1):  # a path has lost one slash
+        raise ResultsError(
+            "a report is written to a folder of this machine",
+            where=f"--out {out}",
+            allowed="a folder",
+            fix="write it here and copy it; `study report URI` without --out puts it beside its results",
+        )
     console = Console(soft_wrap=True, highlight=False)
     places: list[str | Path] = []
     for named in map(_results_folder, folders):
         inside = [] if "://" in str(named) or is_study(Path(named)) else studies_in(Path(named))
+        if not inside:
+            _check_named(named)
         places += inside or [named]
     if len(places) > 1 or places != [_results_folder(folders[0])]:
         _report_several(places, console, out)
@@ -280,7 +289,7 @@ def validate(
     from study.console import show_cells, show_splits
     from study.resources import find_spec
     from study.running import delay_windows, prepare, split_sizes
-    from study.spec.outline import count_trials, outline
+    from study.spec.outline import count_trials, outline, without_cells
 
     loaded = _load_spec(find_spec(spec), preset, seeds)
     site, table = prepare(loaded)
@@ -294,6 +303,8 @@ def validate(
     show_cells(console, planned, f"{head}{site.positions} positions × {site.scenes} scenes", every=every)
     cells = [item.cell for item in planned.cells]
     show_splits(console, split_sizes(cells, table, site.scenes))
+    for words in without_cells(loaded):
+        console.print(f"note: {words}", markup=False)
     for subcarriers, bandwidth_mhz, share in delay_windows(cells, table):
         console.print(
             f"{subcarriers} subcarriers over {bandwidth_mhz:g} MHz see delays up to {subcarriers / bandwidth_mhz:.2f} "
@@ -557,7 +568,21 @@ def _allow_ascii() -> None:
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
-    plain = {"×": "x", "…": "...", "–": "-", "−": "-", "µ": "u", "·": "*", "λ": "lambda", "γ": "gamma"}
+    plain = {
+        "×": "x",
+        "…": "...",
+        "–": "-",
+        "−": "-",
+        "µ": "u",
+        "·": "*",
+        "λ": "lambda",
+        "γ": "gamma",
+        "✔": "+",
+        "✘": "x",
+        "○": "o",
+        "—": "-",
+        "’": "'",
+    }
     return "".join(plain.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
@@ -569,6 +594,22 @@ def _results_folder(location: str) -> str | Path:
     # A folder of that name that is no study's does not hide the study.
     is_study = (here / "study.yaml").exists() or (here / "trials").exists()
     return there if not is_study and (there / "study.yaml").exists() else location
+
+
+def _check_named(location: str | Path) -> None:
+    """Names the study that was meant, where a name is no folder and nearly that of a study."""
+    if "://" in str(location) or Path(location).exists():
+        return
+    from reports.index_page import studies_in
+
+    folder = Path(location).parent if Path(location).parent != Path() else DEFAULT_RESULTS
+    known = [place.name for place in studies_in(folder)]
+    if hint := nearest(Path(location).name, known):
+        raise ResultsError(
+            f"there are no results of that name{hint}",
+            where=str(location),
+            allowed=f"a results folder, or a study in {folder}: {', '.join(known)}",
+        )
 
 
 def _states(text: str) -> tuple[str, ...]:
@@ -587,15 +628,21 @@ def _states(text: str) -> tuple[str, ...]:
 
 def _report(folder: Path, console: Console, out: Path | None = None) -> None:
     from reports.build import build_report
-    from study.console import show_table
+    from study.console import show_claims, show_table
 
     written = build_report(folder, out)
     console.print()
-    for table in written.terminal_tables:
+    shown_tables = written.terminal_tables
+    for table in shown_tables:
         show_table(console, table)
         console.print()
-    console.print(written.headline)
-    console.print(f"report: {written.html}")
+    if any(len(shown.columns) < len(table.columns) for shown, table in zip(shown_tables, written.models, strict=True)):
+        console.print("Columns that are not shown here are in the report.\n")
+    if written.claims:
+        show_claims(console, written.claims)
+        console.print()
+    console.print(written.headline, markup=False)
+    console.print(f"report: {written.html}", markup=False)
 
 
 def _report_several(places: Sequence[str | Path], console: Console, out: Path | None) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "describe_trial",
     "duration",
     "show_cells",
+    "show_claims",
     "show_compaction",
     "show_importing",
     "show_plan",
@@ -432,6 +433,14 @@ def show_splits(console: Console, splits: list[SplitSize]) -> None:
         ]
         if empty:
             console.print(f"  warning: {'; '.join(empty)}: its accuracy says little", style="yellow")
+
+
+def show_claims(console: Console, claims: Iterable[tuple[str, str]]) -> None:
+    """One line for each claim of a study: verdict and name."""
+    marks = {"supported": "✔", "refuted": "✘", "inconclusive": "○"}
+    console.print("Claims", style="bold")
+    for verdict, name in claims:
+        console.print(f"{marks[verdict]} {verdict:<12} {name}", markup=False)
 
 
 def show_table(console: Console, table: Table, *, whole: bool = False) -> None:

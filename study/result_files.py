@@ -245,7 +245,7 @@ def damage(path: Path, error: BaseException) -> Damaged:
 
 
 def printable(text: str) -> str:
-    """A text without control characters."""
+    """A text without control characters, those that turn the direction of writing included."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

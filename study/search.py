@@ -20,7 +20,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from study.selection import canonical, select_winner
+from study.selection import can_win, canonical, select_winner
 from study.spec.expand import Cell, StoredRows, distinct, expand
 from study.spec.model import EarlyStopping, FloatDomain, GridDomain, IntDomain, Search, Select, StudySpec
 from study.spec.trial import Trial, canonical_json
@@ -465,7 +465,8 @@ class _SearchedCell:
         means = (
             (sign * mean[0], candidate)
             for candidate in self._candidates.values()
-            if (mean := candidate.means(rows, (self._select.column,))) is not None
+            if can_win(candidate.trials[0].config, self._select.metric)
+            and (mean := candidate.means(rows, (self._select.column,))) is not None
         )
         _, leader = min(means, key=lambda item: item[0], default=(0.0, None))
         return [] if leader is None else self.cell.trials(self._seeds, self._hash, dict(leader.values))

@@ -12,11 +12,20 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from study.errors import SpecError, nearest
 
-__all__ = ["SELECTION_COLUMNS", "Winner", "candidate_label", "canonical", "config_value", "select_winner"]
+__all__ = [
+    "SELECTION_COLUMNS",
+    "Winner",
+    "can_win",
+    "candidate_label",
+    "canonical",
+    "config_value",
+    "is_trained",
+    "select_winner",
+]
 
 SELECTION_COLUMNS: Mapping[str, str] = {
     "validation_rmse": "validation_rmse_m",
@@ -59,6 +68,22 @@ def canonical(value: Any) -> str:
     return json.dumps(_plain(value), sort_keys=True, ensure_ascii=False)
 
 
+def is_trained(config: Mapping[str, Any], task: Literal["position", "condition"]) -> bool:
+    """Whether the objective of a resolved configuration trains a task.
+
+    MDA weighs the position with λ and the condition with 1 − λ: at λ = 0 or 1 one of them is not learned, and its
+    metrics are those of an untrained head.
+    """
+    if config.get("method") != "MDA" or config_value(config, "system.semantics") in (None, "none"):
+        return True
+    return bool(config_value(config, "objective.lambda") != (0 if task == "position" else 1))
+
+
+def can_win(config: Mapping[str, Any], metric: str) -> bool:
+    """Whether a candidate with this configuration trains what a selection metric measures."""
+    return is_trained(config, "condition" if metric == "validation_accuracy" else "position")
+
+
 def candidate_label(values: Mapping[str, Any]) -> str:
     """A candidate in words: ``objective.gamma = 2, objective.lambda = 0.3``, key paths in alphabetical order."""
     return ", ".join(f"{path} = {canonical(values[path])}" for path in sorted(values))
@@ -71,8 +96,8 @@ def select_winner(
 
     A candidate is one combination of the searched values. It is eligible when every search seed ``0 … seeds - 1``
     has a row whose state is ``done`` and whose metric is finite: failed, diverged and pruned candidates never win,
-    nor does one that still lacks a seed. Rows of other seeds (the winner's repeats) are not looked at, so the
-    choice stays the same after the winner was repeated.
+    nor does one that still lacks a seed or does not train what is measured. Rows of other seeds (the winner's
+    repeats) are not looked at, so the choice stays the same after the winner was repeated.
 
     Equal means are ordered by the searched values, the lower first (in the alphabetical order of their key paths,
     numbers before everything else), then by the candidate's label. The order of the rows never matters.
@@ -103,7 +128,7 @@ def select_winner(
         values = {path: config_value(config, path) for path in searched}
         label = candidate_label(values)
         candidates.setdefault(label, values)
-        score = row.get(column)
+        score = row.get(column) if can_win(config, metric) else None
         if row["state"] == "done" and score is not None and math.isfinite(score):
             scores.setdefault(label, {}).setdefault(seed, []).append(float(score))
 

@@ -40,11 +40,13 @@ def _judgement(study: Study, claim: AnyClaim, outcome: Outcome, p: float | None,
     metric = study.metrics[claim.metric]
     reason = outcome.reason
     if reason is None and not outcome.exact and (p is None or p >= SIGNIFICANCE or outcome.side == 0):
-        reason = "the difference is within the noise" + ("" if p is None else f" (p = {p_text(p)})")
+        reason = outcome.otherwise or "within the noise" + ("" if p is None else f" (p = {p_text(p)})")
     if reason is None and outcome.side == 0:
-        reason = "it holds in some configurations and not in others"
+        reason = outcome.otherwise or "it holds in some configurations and not in others"
+    if reason is None and outcome.side > 0:
+        reason = outcome.violated
     verdict: Verdict = "inconclusive" if reason else "supported" if outcome.side > 0 else "refuted"
-    finding = outcome.finding
+    finding = outcome.finding[:1].upper() + outcome.finding[1:]
     if outcome.remarks:
         finding += f" ({'; '.join(outcome.remarks)})"
     keys = dict.fromkeys(trial.key for arm in outcome.arms for trial in (arm.spent if _spent(claim) else arm.trials))

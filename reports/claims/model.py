@@ -28,8 +28,9 @@ class Judgement:
         verdict: supported, refuted or inconclusive.
         finding: what was found, in one sentence with numbers.
         metric: what was compared, in words.
-        unit: of ``effect``; empty for a share or a count.
-        effect: how far in the claimed direction, with its 95 % interval; ``None`` without data.
+        unit: of ``effect``; empty for a share.
+        effect: the plain difference in the claimed direction, whatever margin or factor is claimed, with its 95 %
+            interval; ``None`` without data.
         n: number of seeds (of trials for ``spent_seconds``).
         test: the test in words.
         p: after Holm's correction; ``None`` without a test.
@@ -64,7 +65,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: its column, its words, and which direction is good."""
+    """A metric: its column, its words, which direction is good, and what a gain and a loss are called."""
 
     column: str
     words: str
@@ -72,6 +73,8 @@ class Metric:
     higher: bool = False
     exact: bool = False
     decimals: int = 0
+    gain: str = "better"
+    loss: str = "worse"
 
     def number(self, value: float) -> str:
         """A value without its unit."""
@@ -90,11 +93,11 @@ _METRICS = {
     "test_median_error": Metric("test_median_error_m", "median error", "m"),
     "test_p90_error": Metric("test_p90_error_m", "90th-percentile error", "m"),
     "test_accuracy": Metric("test_accuracy", "accuracy", "", higher=True, decimals=3),
-    "best_epoch": Metric("best_epoch", "best epoch", "epochs", decimals=1),
-    "parameters": Metric("parameters", "parameters", "", exact=True, decimals=1),
-    "macs_paper": Metric("macs_paper", "MACs per batch", "", exact=True, decimals=1),
-    "spent_trials": Metric("", "trials needed", "", exact=True, decimals=1),
-    "spent_seconds": Metric("train_seconds", "training time", "s", decimals=1),
+    "best_epoch": Metric("best_epoch", "best epoch", "epochs", decimals=1, gain="earlier", loss="later"),
+    "parameters": Metric("parameters", "parameters", "parameters", exact=True, decimals=1, gain="fewer", loss="more"),
+    "macs_paper": Metric("macs_paper", "MACs per batch", "MACs", exact=True, decimals=1, gain="fewer", loss="more"),
+    "spent_trials": Metric("", "trials needed", "trials", exact=True, decimals=1, gain="fewer", loss="more"),
+    "spent_seconds": Metric("train_seconds", "training time", "s", decimals=1, gain="less", loss="more"),
 }
 
 
@@ -119,6 +122,9 @@ class Outcome:
         reason: why nothing can be decided, whatever the numbers are.
         exact: whether ``side`` needs no test.
         remarks: what a reader must know beside the numbers.
+        label: which of several values or configurations this is, in words.
+        otherwise: why it is inconclusive if it is not refuted.
+        violated: why it is inconclusive if it would be supported.
     """
 
     finding: str
@@ -131,3 +137,6 @@ class Outcome:
     reason: str | None = None
     exact: bool = False
     remarks: tuple[str, ...] = ()
+    label: str = ""
+    otherwise: str | None = None
+    violated: str | None = None

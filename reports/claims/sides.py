@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from reports.statistics import Row
 from study.selection import canonical, config_value, select_winner
 from study.spec.trial import TrialConfiguration
 
-__all__ = ["Arm", "Pair", "Study", "pairs_of", "setting_words", "side_words"]
+__all__ = ["Arm", "Pair", "Study", "apart_words", "pairs_of", "setting_words", "side_words"]
 
 _WEIGHTS = (LAMBDA, "objective.gamma")
 
@@ -48,15 +49,29 @@ class Arm:
         return self.method in REFERENCES
 
     def row(self, metric: Metric) -> Row | None:
-        """Seed → value of the trials that are done; one value for a reference; ``None`` without any."""
+        """Seed → value of the trials that are done and trained for it; one for a reference; ``None`` without any."""
         values = {
             trial.seed: value
             for trial in self.trials
-            if trial.state == "done" and (value := trial.number(metric.column)) is not None
+            if trial.state == "done"
+            and trial.trains(metric.column)
+            and (value := trial.number(metric.column)) is not None
         }
         if not values:
             return None
         return float(next(iter(values.values()))) if self.deterministic else values
+
+    @property
+    def weight(self) -> Any:
+        """MDA's λ, ``None`` where there is none."""
+        return config_value(self.trials[0].config, LAMBDA) if self.trials else self.settings.get(LAMBDA)
+
+    def trains(self, metric: Metric) -> bool:
+        """Whether its trials are trained for a metric, run or not; see `reports.results.Trial.trains`."""
+        if self.trials:
+            return all(trial.trains(metric.column) for trial in self.trials)
+        config = {"method": self.method, "objective": {"lambda": self.weight}}
+        return Trial("", "", self.method, 0, config, {}).trains(metric.column)
 
     def values(self, metric: Metric) -> Row:
         """As `row`, of an arm that has values: empty otherwise."""
@@ -118,6 +133,16 @@ class Study:
             found = [arm for cell in self.results.cells for arm in self._of_cell(cell, condition, free)]
             self._arms[name] = self._folded(found, condition, free)
         return self._arms[name]
+
+    def barely_searched(self, condition: Mapping[str, Any], path: str) -> list[StudyCell]:
+        """The cells of a condition whose search of a setting has less than two candidates so far."""
+        return [
+            cell
+            for cell in self.results.cells
+            if path in cell.searched
+            and len(cell.candidates) < 2 <= cell.planned_candidates
+            and all(self._matches(cell, p, wanted) for p, wanted in condition.items() if p not in cell.searched)
+        ]
 
     def _of_cell(self, cell: StudyCell, condition: Mapping[str, Any], free: tuple[str, ...]) -> list[Arm]:
         if cell.method in REFERENCES and "method" not in condition:
@@ -288,6 +313,33 @@ def pairs_of(
                 where = {path: arm.settings[path] for path in shared}
                 groups.setdefault(name, []).append(Pair(arm, match, where))
     return list(groups.values())
+
+
+def apart_words(condition: Mapping[str, Any], other: Mapping[str, Any], arms: Sequence[Arm], claim: str) -> str:
+    """What tells a side from the other one, where the words of the claim do not say it; else empty.
+
+    Args:
+        condition: of the side.
+        other: of the other side.
+        arms: of the side.
+        claim: the claim's name.
+    """
+    said = claim.casefold()
+    words = []
+    for path in condition:
+        value = arms[0].settings.get(path)
+        if path in other and canonical(other[path]) == canonical(condition[path]):
+            continue
+        text, name = value_label(value), axis_label(path)
+        if path == "method":
+            text = name = arms[0].method
+        short = name if isinstance(value, bool) else text
+        if not re.search(rf"(?<![\w.]){re.escape(short.casefold())}(?![\w]|\.\d)", said):
+            words.append(text if path == "method" else setting_words(path, value))
+    tuned = [axis_label(path) for path in dict.fromkeys(path for arm in arms for path in arm.tuned)]
+    if tuned and not any(word in said for word in ("optimum", "tuned", "tuning", "best")):
+        words.append(f"at its best {' and '.join(tuned)}")
+    return " ".join(words) if len(words) == 2 and words[1].startswith("at its") else ", ".join(words)
 
 
 def side_words(condition: Mapping[str, Any], arms: Sequence[Arm]) -> str:

@@ -27,7 +27,7 @@ def claims_table(results: Results, judged: Sequence[Judgement] | None = None) ->
         Column("Claim", align="left"),
         Column("Verdict", align="left"),
         Column("Finding", align="left"),
-        Column("Difference", spread=True, note="how far in the claimed direction, in the unit of the metric"),
+        Column("Difference", spread=True, note="of the means, positive in the claimed direction"),
         Column("n", note="seeds; of a training time, trials"),
         Column("p", note="after Holm's correction for all tested claims"),
         Column("Test", align="left"),
@@ -57,8 +57,11 @@ def claims_table(results: Results, judged: Sequence[Judgement] | None = None) ->
         f"({sum(item.p is not None for item in judged)}), for the claimed margin or factor and not only the direction. "
         "Numbers of parameters, MACs and trials are exact and need no test. Everything else is inconclusive.",
         f"The replication is the seed: configurations are averaged within each seed, and below {MIN_SEEDS} seeds there "
-        "is no p-value. Differences with their 95 % Student t interval, positive in the claimed direction; where a "
-        "factor is claimed, beyond it.",
+        "is no p-value. What is said of a setting must hold in every configuration; a comparison is of averages, "
+        "and is not supported where a configuration contradicts it significantly. Two references are one run each, "
+        "with nothing to test.",
+        "Differences of the means with their 95 % Student t interval, positive in the claimed direction. A claimed "
+        "margin or factor is not in them: it is in the finding, with what was needed, and tested.",
     ]
     return Table(
         "claims", "Claims", "Statements of the study, judged on its own results.", tuple(columns), tuple(rows),

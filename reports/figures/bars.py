@@ -1,4 +1,8 @@
-"""Fig. 7: error and accuracy side by side, over the values of the study's axis."""
+"""Fig. 7: error and accuracy side by side, over the values of the study's axis.
+
+Where the means of a metric are close together, bars from zero would all look alike: points on an axis that is fitted
+to them and their intervals take their place.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,16 +22,20 @@ from reports.figures.common import (
     MAX_PANELS,
     Missing,
     Style,
+    join,
     left_out,
     legend,
     logarithmic,
     method_styles,
     panel_title,
+    panels,
     reference,
     selected,
     sentences,
     shortened,
     span,
+    trained_for,
+    untrained_words,
     weights_words,
 )
 from reports.results import Results, StudyCell, axis_label, axis_unit, configuration_label, value_label
@@ -38,9 +47,12 @@ __all__ = ["bars"]
 
 _MAX_GROUPS = 12
 _WIDE_RANGE = 8.0
+_NARROW_RANGE = 2.0
+_LEAST_SPAN = 0.04
 _TOLD_GROUPS = 6
 _RMSE, _ACCURACY = "test_rmse_m", "test_accuracy"
 _LABELS: Mapping[str, str] = {_RMSE: "Test RMSE [m]", _ACCURACY: "Test accuracy"}
+_NAMES: Mapping[str, str] = {_RMSE: "error", _ACCURACY: "accuracy"}
 _BOUNDS: Mapping[str, tuple[float, float]] = {_RMSE: (0.0, math.inf), _ACCURACY: (0.0, 1.0)}
 
 
@@ -51,6 +63,21 @@ class _Entry:
     method: str
     group: int | None
     intervals: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """The y axis of a metric: bars from zero, points on a fitted axis, or points on a logarithmic one.
+
+    Attributes:
+        decimals: of the metric's numbers.
+        beyond: entries whose mean does not lie on the axis: references far from the trained methods.
+    """
+
+    kind: Literal["bars", "points", "logarithmic"]
+    limits: tuple[float, float]
+    decimals: int
+    beyond: tuple[_Entry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,28 +103,30 @@ def bars(results: Results) -> Figure | Missing:
         metric for metric in (_RMSE, _ACCURACY) if any(metric in e.intervals for panel in shown for e in panel.entries)
     ]
     styles = method_styles(results.methods)
-    wide = _wide([entry for panel in shown for entry in panel.entries])
-    top = None if wide else _end([entry for panel in shown for entry in panel.entries])
+    entries = [entry for panel in shown for entry in panel.entries]
+    decimals = {_RMSE: distance_decimals(results), _ACCURACY: 3}
+    scales = {
+        metric: _scale([e for e in entries if metric in e.intervals], metric, decimals[metric]) for metric in metrics
+    }
     with drawing() as draw:
         canvas, grid = _canvas(len(shown), len(metrics), groups=min(len(groups), _MAX_GROUPS))
         for metric, axes in zip(metrics, grid, strict=True):
             for axis, panel in zip(axes, shown, strict=True):
                 if path is None:
-                    _draw_methods(axis, panel, metric, styles)
+                    _draw_methods(axis, panel, metric, styles, scales[metric])
                 else:
-                    _draw_groups(axis, panel, metric, names, styles)
+                    _draw_groups(axis, panel, metric, names, styles, scales[metric])
                     axis.set_xlabel(axis_label(path) + (f" [{axis_unit(path)}]" if axis_unit(path) else ""))
                 axis.set_ylabel(_LABELS[metric])
                 panel_title(axis, panel.name)
-            _same_scale(axes, logarithm=wide and metric == _RMSE)
-            if top is not None and metric == _RMSE:
-                _cut(axes, top, results)
+                _finish(axis, scales[metric])
         if path is not None:
             legend(canvas, [axis for axes in grid for axis in axes])
         svg, png = draw(canvas, "bars")
     left = left_out(_group_names(path, groups[_MAX_GROUPS:]), "value") + left_out(more)
     data = _data(shown, path, names)
-    caption = _caption(shown, path, metrics, wide=wide, cut=top is not None) + weights_words(results) + left
+    untrained = "".join(untrained_words(panels(results)[0], metric) for metric in metrics)
+    caption = _caption(shown, path, scales) + untrained + weights_words(results) + left
     return Figure("bars", caption, _alt(results, shown, path, names), svg, png, as_csv(data))
 
 
@@ -144,7 +173,7 @@ def _panels(results: Results, path: str | None, groups: Sequence[object]) -> lis
 
 
 def _intervals(cell: StudyCell) -> dict[str, Interval]:
-    found = {metric: interval_of(cell.done, metric, bounds) for metric, bounds in _BOUNDS.items()}
+    found = {metric: interval_of(trained_for(cell.done, metric), metric, bounds) for metric, bounds in _BOUNDS.items()}
     return {metric: interval for metric, interval in found.items() if interval is not None}
 
 
@@ -152,23 +181,39 @@ def _group_names(path: str | None, groups: Sequence[object]) -> list[str]:
     return [] if path is None else [value_label(value) for value in groups]
 
 
-def _wide(entries: Sequence[_Entry]) -> bool:
-    """Whether errors differ too much for a linear axis."""
+def _scale(entries: Sequence[_Entry], metric: str, decimals: int) -> _Scale:
+    """The axis of a metric, fitted to the trained methods; references are on it where they do not squeeze these."""
     trained = [entry for entry in entries if not reference(entry.method)] or entries
-    means = [entry.intervals[_RMSE].mean for entry in trained if _RMSE in entry.intervals]
-    return bool(means) and min(means) > 0 and max(means) > _WIDE_RANGE * min(means)
+    means = [entry.intervals[metric].mean for entry in trained]
+    low = min(_low(entry.intervals[metric]) for entry in trained)
+    high = max(_high(entry.intervals[metric]) for entry in trained)
+    if metric == _RMSE and min(means) > 0 and max(means) > _WIDE_RANGE * min(means):
+        every = [entry.intervals[metric] for entry in entries if entry.intervals[metric].mean > 0]
+        lowest = min(interval.mean for interval in every)
+        return _Scale("logarithmic", (lowest / 1.3, 1.3 * max(_high(interval) for interval in every)), decimals)
+    if max(means) <= _NARROW_RANGE * min(means):
+        # Differences that are nothing beside the means stay small.
+        spare = max(0.0, _LEAST_SPAN * max(means) - (high - low)) / 2
+        low, high = low - spare, high + spare
+        reach = high - low
+        near = [e.intervals[metric] for e in entries if low - reach <= e.intervals[metric].mean <= high + reach]
+        low, high = min([low, *map(_low, near)]), max([high, *map(_high, near)])
+        room = 0.08 * (high - low)
+        limits = (max(low - room, 0.0), high + room)
+        beyond = tuple(e for e in entries if not limits[0] <= e.intervals[metric].mean <= limits[1])
+        return _Scale("points", limits, decimals, beyond)
+    top = max((_high(entry.intervals[metric]) for entry in entries), default=1.0)
+    top = 1.12 * high if top > 1.5 * high else 1.05 * top
+    beyond = tuple(entry for entry in entries if entry.intervals[metric].mean > top)
+    return _Scale("bars", (0.0, top or 1.0), decimals, beyond)
 
 
-def _end(entries: Sequence[_Entry]) -> float | None:
-    """Where the error axis ends: a reference many times worse would squeeze the bars; None where none is."""
-    highs = [
-        (reference(entry.method), interval.mean if interval.high is None else interval.high, interval.mean)
-        for entry in entries
-        if (interval := entry.intervals.get(_RMSE)) is not None
-    ]
-    trained = [high for is_reference, high, _ in highs if not is_reference]
-    beyond = [mean for is_reference, _, mean in highs if is_reference]
-    return 1.12 * max(trained) if trained and beyond and max(beyond) > 1.5 * max(trained) else None
+def _low(interval: Interval) -> float:
+    return interval.mean if interval.low is None else interval.low
+
+
+def _high(interval: Interval) -> float:
+    return interval.mean if interval.high is None else interval.high
 
 
 def _data(panels: Sequence[_Panel], path: str | None, names: Sequence[str]) -> pd.DataFrame:
@@ -204,17 +249,20 @@ def _canvas(panels: int, metrics: int, *, groups: int) -> tuple[Canvas, list[lis
     return canvas, by_metric
 
 
-def _draw_groups(axis: Axes, panel: _Panel, metric: str, names: Sequence[str], styles: Mapping[str, Style]) -> None:
+def _draw_groups(
+    axis: Axes, panel: _Panel, metric: str, names: Sequence[str], styles: Mapping[str, Style], scale: _Scale
+) -> None:
     methods = panel.methods(metric, grouped=True)
     width = min(0.8 / max(len(methods), 1), 0.2)
     for number, method in enumerate(methods):
         own = [e for e in panel.entries if e.method == method and e.group is not None and metric in e.intervals]
         places = [(e.group or 0) + (number - (len(methods) - 1) / 2) * width for e in own]
-        _draw_method(axis, places, [e.intervals[metric] for e in own], 0.9 * width, method, styles[method])
+        _draw_method(axis, places, [e.intervals[metric] for e in own], 0.9 * width, method, styles[method], scale)
     for method in panel.methods(metric, grouped=False):
         colour, line, _ = styles[method]
         for entry in panel.entries:
-            if entry.method == method and entry.group is None and metric in entry.intervals:
+            drawn = metric in entry.intervals and entry not in scale.beyond
+            if entry.method == method and entry.group is None and drawn:
                 interval = entry.intervals[metric]
                 axis.axhline(interval.mean, color=colour, linestyle=line, linewidth=1.2, label=method)
                 if interval.low is not None and interval.high is not None:
@@ -225,11 +273,11 @@ def _draw_groups(axis: Axes, panel: _Panel, metric: str, names: Sequence[str], s
     _plain_categories(axis)
 
 
-def _draw_methods(axis: Axes, panel: _Panel, metric: str, styles: Mapping[str, Style]) -> None:
+def _draw_methods(axis: Axes, panel: _Panel, metric: str, styles: Mapping[str, Style], scale: _Scale) -> None:
     """Without an axis the methods themselves stand side by side."""
     own = [entry for entry in panel.entries if metric in entry.intervals]
     for number, entry in enumerate(own):
-        _draw_method(axis, [number], [entry.intervals[metric]], 0.6, entry.method, styles[entry.method])
+        _draw_method(axis, [number], [entry.intervals[metric]], 0.6, entry.method, styles[entry.method], scale)
     names = [textwrap.fill(shortened(entry.method, 24), 9) for entry in own]
     axis.set_xticks(range(len(own)), names, rotation=90 if len(own) > 10 else 0)
     axis.set_xlim(-0.6, max(len(own), 1) - 0.4)
@@ -237,17 +285,32 @@ def _draw_methods(axis: Axes, panel: _Panel, metric: str, styles: Mapping[str, S
 
 
 def _draw_method(
-    axis: Axes, places: Sequence[float], intervals: Sequence[Interval], width: float, method: str, style: Style
+    axis: Axes,
+    places: Sequence[float],
+    intervals: Sequence[Interval],
+    width: float,
+    method: str,
+    style: Style,
+    scale: _Scale,
 ) -> None:
-    """A bar, a marker on the mean that a grey print tells apart, and the interval."""
+    """A marker on the mean that a grey print tells apart, the interval, and a bar where the axis starts at zero."""
     colour, _, marker = style
     means = [interval.mean for interval in intervals]
-    axis.bar(places, means, width=width, color=colour, alpha=0.3, linewidth=0, zorder=1)
+    if scale.kind == "bars":
+        axis.bar(places, means, width=width, color=colour, alpha=0.3, linewidth=0, zorder=1)
     size = 4.2 if width > 0.1 else 3.0
     axis.plot(places, means, color=colour, marker=marker, markersize=size, linestyle="none", label=method, zorder=3)
     for place, interval in zip(places, intervals, strict=True):
         if interval.low is not None and interval.high is not None:
             axis.plot([place, place], [interval.low, interval.high], color=colour, linewidth=1.2, zorder=2)
+        low, high = scale.limits
+        if not low <= interval.mean <= high:
+            above = interval.mean > high
+            axis.annotate(
+                f"{interval.mean:.{scale.decimals}f} {'↑' if above else '↓'}", (place, high if above else low),
+                xytext=(0, -2 if above else 2), textcoords="offset points", ha="center",
+                va="top" if above else "bottom", rotation=90, fontsize=6.5,
+            )  # fmt: skip
 
 
 def _plain_categories(axis: Axes) -> None:
@@ -255,39 +318,19 @@ def _plain_categories(axis: Axes) -> None:
     axis.tick_params(axis="x", length=0)
 
 
-def _same_scale(axes: Sequence[Axes], *, logarithm: bool) -> None:
-    """One y axis for all panels of a metric; on a logarithmic one a bar has no foot, and goes."""
-    if logarithm:
-        for axis in axes:
-            for container in axis.containers:
-                container.remove()
-            axis.relim()
-            logarithmic(axis)
-            axis.margins(y=0.08)
-            axis.autoscale_view(scalex=False)
-    low, high = min(axis.get_ylim()[0] for axis in axes), max(axis.get_ylim()[1] for axis in axes)
-    for axis in axes:
-        axis.set_ylim(low if logarithm else 0.0, high)
-
-
-def _cut(axes: Sequence[Axes], top: float, results: Results) -> None:
-    """End the error axis at ``top``, with the values of the bars that run on."""
-    decimals = distance_decimals(results)
-    for axis in axes:
-        axis.set_ylim(0.0, top)
-        for bar in [bar for container in axis.containers for bar in container]:
-            if bar.get_height() > top:
-                axis.annotate(
-                    f"{bar.get_height():.{decimals}f} ↑", (bar.get_x() + bar.get_width() / 2, top), xytext=(0, -2),
-                    textcoords="offset points", ha="center", va="top", rotation=90, fontsize=6.5,
-                )  # fmt: skip
+def _finish(axis: Axes, scale: _Scale) -> None:
+    """The y axis: the same in all panels of a metric."""
+    if scale.kind == "logarithmic":
+        logarithmic(axis)
+    axis.set_ylim(*scale.limits)
 
 
 # ------------------------------------------------------------------------------------------------- words
 
 
-def _caption(panels: Sequence[_Panel], path: str | None, metrics: Sequence[str], *, wide: bool, cut: bool) -> str:
-    what = "Test RMSE and accuracy of condition prediction" if len(metrics) == 2 else "Test RMSE"
+def _caption(panels: Sequence[_Panel], path: str | None, scales: Mapping[str, _Scale]) -> str:
+    what = "Test RMSE and accuracy of condition prediction" if len(scales) == 2 else _LABELS[next(iter(scales))]
+    what = what.removesuffix(" [m]")
     over = (
         "" if path is None else f" over {axis_label(path).lower() if len(axis_label(path)) > 1 else axis_label(path)}"
     )
@@ -305,9 +348,32 @@ def _caption(panels: Sequence[_Panel], path: str | None, metrics: Sequence[str],
         f"{'; references have one run' if any(reference(e.method) for p in panels for e in p.entries) else ''})."
         + (f" Horizontal lines: {', '.join(sorted(flat))}, which {'do' if len(flat) > 1 else 'does'} not read this "
            "setting." if flat else "")
-        + (" The error axis is logarithmic, so its bars are left out." if wide else "")
-        + (" The error axis ends where the trained methods do; numbers stand at bars that run on." if cut else "")
+        + _scale_words(scales)
     )  # fmt: skip
+
+
+def _scale_words(scales: Mapping[str, _Scale]) -> str:
+    """What a reader must know of the y axes."""
+    words = ""
+    fitted = [_NAMES[metric] for metric, scale in scales.items() if scale.kind == "points"]
+    if fitted:
+        words += f" The {join(fitted)} {'axis does' if len(fitted) == 1 else 'axes do'} not start at zero."
+    if any(scale.kind == "logarithmic" for scale in scales.values()):
+        words += " The error axis is logarithmic."
+    for metric, scale in scales.items():
+        values: dict[str, list[float]] = {}
+        for entry in scale.beyond:
+            values.setdefault(entry.method, []).append(entry.intervals[metric].mean)
+        unit = " m" if metric == _RMSE else ""
+        parts = [f"{method} ({_from_to(own, scale.decimals)}{unit})" for method, own in values.items()]
+        if parts:
+            words += f" Beyond the {_NAMES[metric]} axis {'lies' if len(parts) == 1 else 'lie'} {join(parts)}."
+    return words
+
+
+def _from_to(values: Sequence[float], decimals: int) -> str:
+    ends = list(dict.fromkeys(f"{value:.{decimals}f}" for value in (min(values), max(values))))
+    return " – ".join(ends)
 
 
 def _alt(results: Results, panels: Sequence[_Panel], path: str | None, names: Sequence[str]) -> str:

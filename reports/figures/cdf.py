@@ -26,6 +26,7 @@ from reports.figures.common import (
     reference,
     seeds_words,
     sentences,
+    untrained_words,
     weights_words,
 )
 from reports.results import METHODS, Results, StudyCell
@@ -71,8 +72,9 @@ def cdf(results: Results) -> Figure | Missing:
         for name, cells in shown.items()
         if (found := [by_cell[id(cell)] for cell in cells if id(cell) in by_cell])
     }
+    untrained = untrained_words(shown, "error_m")
     if not curves:
-        return Missing("cdf", "no errors of test samples are stored (errors/)")
+        return Missing("cdf", "no errors of test samples are stored (errors/) of trials that learn to locate")
     styles = method_styles(results.methods)
     cut: set[str] = set()
     with drawing() as draw:
@@ -91,7 +93,7 @@ def cdf(results: Results) -> Figure | Missing:
         f"{seeds_words((curve.cell for curve in trained), (curve.runs for curve in trained))} per method pooled. "
         "Markers: median and 90th percentile. Drawn to the 99th percentile of each curve; the remaining 1 % reaches up "
         f"to {max(curve.largest for curve in drawn):.{decimals}f} m. {_beyond(cut)}Further left is better."
-        f"{weights_words(results)}{left_out(more)}"
+        f"{untrained}{weights_words(results)}{left_out(more)}"
     )
     alt = "Cumulative distribution of the localization error. " + sentences(
         (f"{name}: " if name else "")

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogFormatter
 
 from reports.comparison import WEIGHTS, side_of
 from reports.drawing import WIDTH
-from reports.results import METHODS, REFERENCES, Results, StudyCell, Trial, axis_label, configuration_label
+from reports.results import METHODS, REFERENCES, Results, StudyCell, Trial, axis_label, configuration_label, value_label
 
 __all__ = [
     "CURVE_POINTS",
@@ -35,6 +35,7 @@ __all__ = [
     "legend",
     "logarithmic",
     "mean_of",
+    "mean_words",
     "method_colours",
     "method_styles",
     "panel_grid",
@@ -48,6 +49,8 @@ __all__ = [
     "sentences",
     "shortened",
     "span",
+    "trained_for",
+    "untrained_words",
     "weights_words",
     "without_mean",
 ]
@@ -140,20 +143,43 @@ def selected(results: Results, cells: Iterable[StudyCell]) -> list[StudyCell]:
             best = {trial.key for trial in side.reported} if side is not None else set()
             members = [cell for cell in members if any(trial.key in best for trial in cell.trials)][:1]
         found += members
-    return found
+    return sorted(found, key=lambda cell: results.methods.index(cell.method))
 
 
-def weights_words(results: Results) -> str:
-    """What `selected` did, for a caption."""
-    paths = [path for path in WEIGHTS if path in results.axes]
+def weights_words(results: Results, methods: Sequence[str] | None = None) -> str:
+    """What `selected` did for some methods (None: all), for a caption, with what was selected."""
+    cells = [cell for cell in results.cells if methods is None or cell.method in methods]
+    paths = [path for path in WEIGHTS if any(cell.axes.get(path) is not None for cell in cells)]
     if not paths:
         return ""
-    return f" Of several {join([axis_label(path) for path in paths])}, the one that the validation metric selected."
+    shown, more = panels(results)
+    chosen: dict[tuple[str, str], list[str]] = {}
+    for name, members in shown.items():
+        for cell in members:
+            own = [(path, cell.axes.get(path)) for path in paths]
+            words = ", ".join(f"{axis_label(path)} = {value_label(value)}" for path, value in own if value is not None)
+            if words and cell.done and (methods is None or cell.method in methods):
+                chosen.setdefault((cell.method, words), []).append(name)
+    # Where it is the same everywhere, the configurations need no names.
+    same = len({method for method, _ in chosen}) == len(chosen) and not more
+    parts = [
+        f"{method}: {words}" if same else f"{method}: {words} with {_listed(names)}"
+        for (method, words), names in chosen.items()
+    ]
+    told = f" ({_listed(parts)})" if parts else ""
+    return (
+        f" Of several {join([axis_label(path) for path in paths])}, the one that the validation metric selected{told}."
+    )
+
+
+def trained_for(trials: Iterable[Trial], column: str) -> tuple[Trial, ...]:
+    """The trials that were trained for a metric: what the others have of it is left to chance."""
+    return tuple(trial for trial in trials if trial.trains(column))
 
 
 def runs_of(cell: StudyCell) -> tuple[Trial, ...]:
-    """The finished trials of a cell that a figure reads: at most ``MAX_RUNS``, by seed."""
-    return cell.done[:MAX_RUNS]
+    """The finished trials of a cell that a figure of errors reads: those that learn to locate, at most ``MAX_RUNS``."""
+    return trained_for(cell.done, "error_m")[:MAX_RUNS]
 
 
 def epochs_by_cell(
@@ -201,14 +227,14 @@ def without_mean(cells: Sequence[StudyCell]) -> list[StudyCell]:
 
 
 def mean_of(cell: StudyCell, column: str) -> float | None:
-    """The mean of a column over the finished trials of a cell that have it."""
-    values = [value for trial in cell.done if (value := trial.number(column)) is not None]
+    """The mean of a column over the finished trials of a cell that have it and were trained for it."""
+    values = [value for trial in trained_for(cell.done, column) if (value := trial.number(column)) is not None]
     return sum(values) / len(values) if values else None
 
 
 def predicting(results: Results) -> list[str]:
-    """The methods with a test accuracy: they predict propagation conditions."""
-    found = {cell.method for cell in results.cells for trial in cell.done if trial.number("test_accuracy") is not None}
+    """The methods with a test accuracy that was trained for: they predict propagation conditions."""
+    found = {cell.method for cell in results.cells if mean_of(cell, "test_accuracy") is not None}
     return [method for method in results.methods if method in found]
 
 
@@ -285,10 +311,37 @@ def left_out(names: Sequence[str], what: str = "configuration") -> str:
     """What a figure leaves out, for its caption."""
     if not names:
         return ""
+    return f" Not shown: {len(names)} further {what}{'' if len(names) == 1 else 's'} ({_listed(names)})."
+
+
+def _listed(names: Sequence[str]) -> str:
     more = f"; and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return (
-        f" Not shown: {len(names)} further {what}{'' if len(names) == 1 else 's'} "
-        f"({'; '.join(names[:_MOST_NAMES])}{more})."
+    return f"{'; '.join(names[:_MOST_NAMES])}{more}"
+
+
+def mean_words(cells: Iterable[StudyCell]) -> str:
+    """That `without_mean` left MEAN out, for a caption."""
+    done = {cell.method for cell in cells if cell.done}
+    return " MEAN is not shown: it answers every sample alike." if "MEAN" in done and len(done) > 1 else ""
+
+
+def untrained_words(shown: Mapping[str, Sequence[StudyCell]], column: str) -> str:
+    """Which cells have a metric that was not trained, and for that reason is not shown; for a caption.
+
+    Args:
+        shown: configuration in words → its cells.
+        column: a column of the trial table, of errors or of an accuracy.
+    """
+    found: dict[str, list[str]] = {}
+    for name, cells in shown.items():
+        for cell in cells:
+            if cell.done and not trained_for(cell.done, column):
+                found.setdefault(cell.method, []).append(name)
+    what, end = ("condition prediction", 1) if column.endswith("accuracy") else ("localization", 0)
+    return "".join(
+        f" Not shown: {what} of {method} with λ = {end}{f' ({_listed(names)})' if any(names) else ''}, which does not "
+        "train it."
+        for method, names in found.items()
     )
 
 

@@ -10,7 +10,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from reports.drawing import INK, Figure, as_csv, drawing
-from reports.figures.common import Missing, legend, mean_of, panels, predicting, shortened, weights_words
+from reports.figures.common import (
+    Missing,
+    legend,
+    mean_of,
+    panels,
+    predicting,
+    shortened,
+    trained_for,
+    untrained_words,
+    weights_words,
+)
 from reports.figures.street import Street, site_of, street_of
 from reports.results import Results, StudyCell, Trial
 from reports.site_map import CONDITION_COLOURS
@@ -45,7 +55,9 @@ def condition_map(results: Results) -> Figure | Missing:
     """True beside predicted conditions of one test scene, for the best method that predicts them."""
     methods = predicting(results)
     if not methods:
-        return Missing("condition_map", "no method of the study predicts propagation conditions, or none has finished")
+        return Missing(
+            "condition_map", "no method of the study is trained to predict propagation conditions, or none has finished"
+        )
     chosen = _choose(results, methods)
     if chosen is None:
         return Missing("condition_map", "no predicted conditions of test samples are stored (errors/)")
@@ -74,7 +86,10 @@ def condition_map(results: Results) -> Figure | Missing:
         f"{' in which every condition occurs' if chosen.all_occur else ''}; {method} is "
         f"{'the method with self-learned weights' if method == 'HDA' else 'the most accurate method'}, of its seeds "
         f"the one of median accuracy{' in its most accurate configuration' if chosen.configuration else ''}."
-    ).replace("%", " %") + weights_words(results)
+    ).replace("%", " %")
+    # With HDA in it, no other method was a candidate.
+    caption += untrained_words(panels(results)[0], "test_accuracy") if method != "HDA" else ""
+    caption += weights_words(results, [method])
     alt = (
         f"Conditions of {len(table)} users in test scene {chosen.scene}, true and predicted by {method}: "
         + ", ".join(f"{name} {true} and {predicted}" for name, (true, predicted) in counts.items())
@@ -95,7 +110,7 @@ def _choose(results: Results, methods: Sequence[str]) -> _Scene | None:
     """HDA, or the most accurate method; its most accurate configuration; its seed and scene of median accuracy."""
     for name, cell in _ranked(results, methods):
         done = sorted(
-            ((accuracy, trial.seed, trial) for trial in cell.done
+            ((accuracy, trial.seed, trial) for trial in trained_for(cell.done, "test_accuracy")
              if (accuracy := trial.number("test_accuracy")) is not None),
             key=lambda entry: entry[:2],
         )  # fmt: skip

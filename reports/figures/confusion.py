@@ -17,11 +17,14 @@ from reports.figures.common import (
     Missing,
     grey_readable,
     left_out,
+    mean_words,
     panels,
     reference,
     seeds_words,
     sentences,
     shortened,
+    trained_for,
+    untrained_words,
     weights_words,
     without_mean,
 )
@@ -29,6 +32,7 @@ from reports.results import Results, StudyCell
 
 __all__ = ["confusion"]
 
+_ACCURACY = "test_accuracy"
 _COLUMNS = 5
 _MAX_MATRICES = 20
 _MOST_CLASSES = 8
@@ -56,13 +60,16 @@ class _Matrix:
 def confusion(results: Results) -> Figure | Missing:
     """Confusion matrices of every method that predicts conditions, rows normalized."""
     shown, more = panels(results)
+    untrained = untrained_words(shown, _ACCURACY)
     found = {
         name: matrices
         for name, cells in shown.items()
         if (matrices := [matrix for cell in without_mean(cells) if (matrix := _matrix(cell)) is not None])
     }
     if not found:
-        return Missing("confusion", "no method of the study predicts propagation conditions, or none has finished")
+        return Missing(
+            "confusion", "no method of the study is trained to predict propagation conditions, or none has finished"
+        )
     drawn, left = _fitting(found)
     with drawing() as draw:
         canvas = _draw(drawn)
@@ -73,7 +80,9 @@ def confusion(results: Results) -> Figure | Missing:
         "Confusion of the propagation conditions on the test scenes: share of each true condition (row) that was "
         "predicted as each condition (column), and number of samples, "
         f"{seeds_words((matrix.cell for matrix in trained), (matrix.runs for matrix in trained), cut=False)} pooled. "
-        f"Rows add up to 100 %; the diagonal is the recall.{weights_words(results)}{left_out([*left, *more])}"
+        f"Rows add up to 100 %; the diagonal is the recall."
+        f"{mean_words(cell for name in drawn for cell in shown[name])}{untrained}{weights_words(results)}"
+        f"{left_out([*left, *more])}"
     )
     alt = "Confusion matrices. " + sentences(
         (f"{name}, " if name else "")
@@ -97,10 +106,10 @@ def confusion(results: Results) -> Figure | Missing:
 
 
 def _matrix(cell: StudyCell) -> _Matrix | None:
-    """The counts of a cell; trials without any, or of other classes than its first, do not count."""
+    """The counts of a cell; trials without any, not trained to predict, or of other classes do not count."""
     classes: tuple[str, ...] | None = None
     counts: list[NDArray[np.int64]] = []
-    for trial in cell.done:
+    for trial in trained_for(cell.done, _ACCURACY):
         names, values = trial.row.get("classes"), trial.row.get("confusion")
         if not names or not values or len(names) > _MOST_CLASSES:
             continue

@@ -21,11 +21,13 @@ from reports.figures.common import (
     left_out,
     legend,
     mean_of,
+    mean_words,
     panels,
     reference,
     seeds_words,
     sentences,
     shortened,
+    untrained_words,
     weights_words,
     without_mean,
 )
@@ -65,8 +67,12 @@ def error_map(results: Results) -> Figure | Missing:
         for cell, stored in errors_by_cell(results, without_mean(cells), _COLUMNS)
         if (found := _map(cell, [table for _, table in stored])) is not None
     ]
+    untrained = untrained_words({"": cells}, "error_m")
     if not maps:
-        return Missing("error_map", "no errors of test samples with their positions are stored (errors/)")
+        return Missing(
+            "error_map",
+            "no errors of test samples with their positions are stored (errors/) of trials that learn to locate",
+        )
     maps, more = _fitting(maps)
     site = site_of(results)
     street = street_of(np.concatenate([item.place for item in maps]), len(maps), site)
@@ -91,6 +97,8 @@ def error_map(results: Results) -> Figure | Missing:
             f"method{where}; darker is worse. One colour scale for all, up to the {_TOP_SHARE:.0%} quantile of the "
             f"trained methods{_beyond(maps, top, decimals)}."
         ).replace("%", " %")
+        + mean_words(cells)
+        + untrained
         + weights_words(results)
         + left_out(more, "method")
     )

@@ -20,10 +20,10 @@ from reports.figures.common import (
     join,
     left_out,
     legend,
-    logarithmic,
     sentences,
     shortened,
     span,
+    trained_for,
 )
 from reports.results import LAMBDA, Results, Trial
 from reports.statistics import Interval
@@ -32,23 +32,23 @@ from study.selection import config_value
 
 __all__ = ["lambda_sweep"]
 
-_ACCURACY = "test_accuracy"
-_WIDE_RANGE = 3.0
+_VALIDATION, _TEST, _ACCURACY = "validation_rmse_m", "test_rmse_m", "test_accuracy"
 
 
 def lambda_sweep(results: Results) -> Figure | Missing:
     """MDA over the weight λ, HDA as a band, and what each cost."""
     pairs = [pair for pair in compare(results) if pair.manual is not None and _varies(pair.manual)]
-    pairs = [pair for pair in pairs if any(_metric(point.trials, "validation_rmse_m") for point in _points(pair))]
+    pairs = [pair for pair in pairs if any(_metric(point.trials, _VALIDATION) for point in _points(pair))]
     if not pairs:
         return Missing("lambda_sweep", "no trials of MDA that differ in the weight λ (objective.lambda) are finished")
     shown, more = pairs[:MAX_PANELS], [pair.label for pair in pairs[MAX_PANELS:]]
-    accuracy = any(trial.number(_ACCURACY) is not None for pair in shown for trial in _trials_of(pair))
+    accuracy = any(_metric(_trials_of(pair), _ACCURACY) for pair in shown)
     metrics = [
-        ("validation_rmse_m", "Validation RMSE [m]"),
-        ("test_rmse_m", "Test RMSE [m]"),
+        (_VALIDATION, "Validation RMSE [m]"),
+        (_TEST, "Test RMSE [m]"),
         *([(_ACCURACY, "Test accuracy")] if accuracy else []),
     ]
+    weights = [_number(point.values.get(LAMBDA)) or 0.0 for pair in shown for point in _points(pair)]
     rows: list[dict[str, object]] = []
     with drawing() as draw:
         # One configuration: four roomy panels. Several: one row each, so that columns compare.
@@ -61,7 +61,7 @@ def lambda_sweep(results: Results) -> Figure | Missing:
         for pair, block in zip(shown, blocks, strict=True):
             own: list[Axes] = block.subplots(lines, columns, squeeze=False).ravel().tolist()
             for axis, (column, label) in zip(own, metrics, strict=False):
-                _draw_sweep(axis, pair, column, label, rows, roomy=columns == 2)
+                _draw_sweep(axis, pair, column, label, rows, (min(weights), max(weights)), roomy=columns == 2)
             _draw_cost(own[len(metrics)], pair, rows)
             for axis in own[len(metrics) + 1 :]:
                 axis.set_visible(False)
@@ -72,7 +72,8 @@ def lambda_sweep(results: Results) -> Figure | Missing:
         svg, png = draw(canvas, "lambda_sweep")
     decimals = distance_decimals(results)
     data = pd.DataFrame(rows)
-    return Figure("lambda_sweep", _caption(shown, more), _alt(shown, decimals), svg, png, as_csv(data))
+    caption = _caption(results, shown, [column for column, _ in metrics]) + left_out(more)
+    return Figure("lambda_sweep", caption, _alt(shown, decimals), svg, png, as_csv(data))
 
 
 # ------------------------------------------------------------------------------------------------- data
@@ -98,7 +99,26 @@ def _trials_of(pair: Comparison) -> list[Trial]:
 
 
 def _metric(trials: Sequence[Trial], column: str) -> Interval | None:
-    return interval_of(trials, column, (0.0, 1.0) if column == _ACCURACY else (0.0, math.inf))
+    """Mean and interval over the trials that were trained for a metric."""
+    return interval_of(trained_for(trials, column), column, (0.0, 1.0) if column == _ACCURACY else (0.0, math.inf))
+
+
+def _on_all_seeds(pair: Comparison) -> bool:
+    """Whether every candidate runs on all seeds: so it is where λ is on an axis. A search repeats its winner alone."""
+    return pair.manual is not None and pair.manual.selecting >= pair.manual.seeds
+
+
+def _repeats(pair: Comparison, column: str) -> Interval | None:
+    """The selected candidate on all seeds, where they are more than the search has had."""
+    if pair.manual is None or _on_all_seeds(pair):
+        return None
+    repeated = _metric(pair.manual.done, column)
+    return repeated if repeated is not None and repeated.n > _sweep_seeds(pair) else None
+
+
+def _searched(results: Results) -> bool:
+    """Whether a search chose which λ to run; else they are the values of an axis."""
+    return any(LAMBDA in cell.searched for cell in results.cells)
 
 
 def _number(value: object) -> float | None:
@@ -121,56 +141,63 @@ def _row(
 
 
 def _draw_sweep(
-    axis: Axes, pair: Comparison, column: str, label: str, rows: list[dict[str, object]], *, roomy: bool
+    axis: Axes,
+    pair: Comparison,
+    column: str,
+    label: str,
+    rows: list[dict[str, object]],
+    ends: tuple[float, float],
+    *,
+    roomy: bool,
 ) -> None:
+    """One metric over λ; the axis of λ has the same ``ends`` in all panels, also where a panel has no point."""
     manual = pair.manual
     assert manual is not None
     colour, line, marker = METHOD_STYLES[manual.method]
-    points: list[tuple[float, float, bool]] = []
+    points: list[tuple[float, Interval, bool]] = []
     for point in manual.sweep:
         weight, interval = _number(point.values.get(LAMBDA)), _metric(point.trials, column)
         if weight is not None and interval is not None:
-            points.append((weight, interval.mean, point.won))
-            rows.append(_row(pair, manual.method, column, weight, interval.mean, None, None, interval.n))
-    points.sort()
+            points.append((weight, interval, point.won))
+            rows.append(
+                _row(pair, manual.method, column, weight, interval.mean, interval.low, interval.high, interval.n)
+            )
+    points.sort(key=lambda entry: (entry[0], entry[1].mean))
     # With further searched settings several candidates share a λ: a line through them would mean nothing.
     alone = len({weight for weight, _, _ in points}) == len(points)
     axis.plot(
-        [x for x, _, _ in points], [y for _, y, _ in points], color=colour, marker=marker, markersize=3.5,
-        linestyle=line if alone else "none", label=f"{manual.method}, search over λ", clip_on=False, zorder=3,
+        [x for x, _, _ in points], [y.mean for _, y, _ in points], color=colour, marker=marker, markersize=3.5,
+        linestyle=line if alone else "none", linewidth=1.1, label=f"{manual.method} over λ", clip_on=False, zorder=3,
     )  # fmt: skip
-    for weight, value, won in points:
+    for weight, interval, won in points:
+        if _on_all_seeds(pair):
+            _draw_interval(axis, weight, interval, colour)
         if won:
-            axis.plot([weight], [value], marker="o", markersize=10, fillstyle="none", color=colour, linestyle="none",
-                      label="selected on validation", clip_on=False, zorder=4)  # fmt: skip
-    _draw_repeats(axis, pair, column, rows)
+            axis.plot([weight], [interval.mean], marker="o", markersize=10, fillstyle="none", color=colour,
+                      linestyle="none", label="selected on validation", clip_on=False, zorder=4)  # fmt: skip
+    repeated, weight = _repeats(pair, column), _number(manual.weight(LAMBDA))
+    if repeated is not None and weight is not None:
+        rows.append(_row(pair, manual.name, column, weight, repeated.mean, repeated.low, repeated.high, repeated.n))
+        _draw_interval(axis, weight, repeated, colour, label="selected, all seeds")
     _draw_learned(axis, pair, column, rows)
     axis.set_xlabel("λ (weight of coordinate regression)" if roomy else "λ")
     axis.set_ylabel(label)
-    axis.margins(x=0.06, y=0.12)
-    # A weight of 0 trains no coordinates, and can be an order of magnitude worse than the rest.
-    values = [y for _, y, _ in points]
-    if column != _ACCURACY and values and min(values) > 0 and max(values) > _WIDE_RANGE * min(values):
-        logarithmic(axis)
+    axis.margins(y=0.12)
+    room = 0.06 * (ends[1] - ends[0])
+    axis.set_xlim(ends[0] - room, ends[1] + room)
 
 
-def _draw_repeats(axis: Axes, pair: Comparison, column: str, rows: list[dict[str, object]]) -> None:
-    """The selected candidate on all seeds, with its interval."""
-    manual = pair.manual
-    assert manual is not None
-    repeated, weight = _metric(manual.done, column), _number(manual.weight(LAMBDA))
-    if repeated is None or weight is None or repeated.n <= _sweep_seeds(pair):
+def _draw_interval(axis: Axes, weight: float, interval: Interval, colour: str, label: str = "") -> None:
+    """A bar; with a label also the mean, as a dash, for it is not that of the point."""
+    if interval.low is None or interval.high is None:
         return
-    rows.append(_row(pair, manual.name, column, weight, repeated.mean, repeated.low, repeated.high, repeated.n))
-    if repeated.low is not None and repeated.high is not None:
-        sides = [[max(repeated.mean - repeated.low, 0.0)], [max(repeated.high - repeated.mean, 0.0)]]
-        _, caps, lines = axis.errorbar(
-            [weight], [repeated.mean], sides,
-            color=METHOD_STYLES[manual.method][0], marker="_", markersize=7, capsize=2.5, linewidth=1.1,
-            label="selected, all seeds",
-        ).lines  # fmt: skip
-        for part in (*caps, *lines):
-            part.set_clip_on(False)
+    sides = [[max(interval.mean - interval.low, 0.0)], [max(interval.high - interval.mean, 0.0)]]
+    _, caps, lines = axis.errorbar(
+        [weight], [interval.mean], sides, color=colour, marker="_" if label else "none", markersize=7, capsize=2.5,
+        linewidth=1.1, label=label or None,
+    ).lines  # fmt: skip
+    for part in (*caps, *lines):
+        part.set_clip_on(False)
 
 
 def _draw_learned(axis: Axes, pair: Comparison, column: str, rows: list[dict[str, object]]) -> None:
@@ -187,7 +214,7 @@ def _draw_learned(axis: Axes, pair: Comparison, column: str, rows: list[dict[str
 
 def _draw_cost(axis: Axes, pair: Comparison, rows: list[dict[str, object]]) -> None:
     """A bar of the training time of each side, with its trials in words."""
-    sides = [side for side in (pair.learned, pair.manual) if side is not None]
+    sides = [side for side in (pair.learned, pair.manual) if side is not None and side.spent]
     unit, scale = _time_unit(max(side.training_seconds for side in sides))
     values = [side.training_seconds / scale for side in sides]
     colours = [METHOD_STYLES[side.method][0] for side in sides]
@@ -224,29 +251,47 @@ def _title_lines(pair: Comparison) -> int:
 # ------------------------------------------------------------------------------------------------- words
 
 
-def _caption(shown: Sequence[Comparison], more: Sequence[str]) -> str:
-    seeds = [_sweep_seeds(pair) for pair in shown]
-    weights = {
-        _number(point.values.get(LAMBDA)) for pair in shown if pair.manual is not None for point in pair.manual.sweep
-    }
-    idle = ((0.0, "at λ = 0 no coordinates are trained"), (1.0, "at λ = 1 no conditions"))
-    ends = [words for end, words in idle if end in weights]
+def _caption(results: Results, shown: Sequence[Comparison], columns: Sequence[str]) -> str:
+    """What is drawn, and nothing else."""
+    sides = [side for pair in shown for side in (pair.manual, pair.learned) if side is not None]
+    points = [point for pair in shown for point in _points(pair)]
+    repeats = [found.n for pair in shown for column in columns if (found := _repeats(pair, column)) is not None]
+    seeds = {len(trained_for(point.trials, _VALIDATION)) for point in points} - {0}
+    plural = "" if seeds == {1} else "s"
+    bars = ", bars: 95 % intervals" if seeds != {1} and any(map(_on_all_seeds, shown)) else ""
     return (
-        "MDA over λ, the weight of coordinate regression against condition prediction"
-        f"{f' ({join(ends)})' if ends else ''}. Points: "
-        f"candidates on {span(seeds)} search seed{'' if set(seeds) == {1} else 's'}; ring: the one that the validation "
-        f"metric selected; bar: its repeats on all seeds, {_counts(shown, 'manual')}. Horizontal line and band: HDA, "
-        f"{_counts(shown, 'learned')}. Last panel: the trials that each method needed and their training time. "
-        f"The test scenes did not take part in the selection.{left_out(more)}"
-    )
+        "MDA over λ, the weight of coordinate regression against condition prediction. Points: "
+        + (f"candidates of the search on {span(seeds)} search seed{plural}" if _searched(results) and not bars
+           else f"mean over {span(seeds)} seed{plural}" if seeds != {1} else "one seed each")
+        + bars
+        + ("; ring: the one that the validation metric selected" if any(point.won for point in points) else "")
+        + (f"; bar: its repeats on all seeds, mean and 95 % interval (n = {span(repeats)})" if repeats else "")
+        + f".{_untrained(points, columns)}{_learned_words(shown)} Last panel: the trials of each method and their "
+        f"training time{'' if all(side.complete for side in sides) else ' so far: the study is not complete'}. "
+        "Only the axis of the training time starts at zero. The test scenes did not take part in the selection."
+    )  # fmt: skip
 
 
-def _counts(pairs: Sequence[Comparison], which: str) -> str:
-    sides = [side for pair in pairs if (side := getattr(pair, which)) is not None and side.done]
-    counts = {len(side.done) for side in sides}
-    if counts <= {1}:
-        return "one seed, no interval" if counts else "not finished"
-    return f"mean and 95 % interval (n = {span(counts)})"
+def _untrained(points: Sequence[SweepPoint], columns: Sequence[str]) -> str:
+    """Which ends of λ have no point, and why."""
+    parts = []
+    for column, words in ((_VALIDATION, "errors at λ = 0 (no coordinates are trained)"),
+                          (_ACCURACY, "the accuracy at λ = 1 (no conditions are trained)")):  # fmt: skip
+        if column in columns and any(not trial.trains(column) for point in points for trial in point.trials):
+            parts.append(words)
+    return f" Not shown: {join(parts)}." if parts else ""
+
+
+def _learned_words(shown: Sequence[Comparison]) -> str:
+    learned = [pair.learned for pair in shown if pair.learned is not None]
+    counts = {len(side.done) for side in learned if side.done}
+    if not learned:
+        return ""
+    if not counts:
+        return " HDA has no finished trial yet."
+    if counts == {1}:
+        return " Horizontal line: HDA, one seed, no interval."
+    return f" Horizontal line and band: HDA, mean and 95 % interval (n = {span(counts)})."
 
 
 def _alt(pairs: Sequence[Comparison], decimals: int) -> str:
@@ -256,20 +301,19 @@ def _alt(pairs: Sequence[Comparison], decimals: int) -> str:
         values = [
             (interval.mean, weight)
             for point in pair.manual.sweep
-            if (interval := _metric(point.trials, "validation_rmse_m")) is not None
+            if (interval := _metric(point.trials, _VALIDATION)) is not None
             and (weight := _number(point.values.get(LAMBDA))) is not None
         ]
         if not values:
             continue
         (best, at_best), (worst, at_worst) = min(values), max(values)
-        words = (
-            f"validation RMSE of MDA between {best:.{decimals}f} m at λ = {at_best:g} and {worst:.{decimals}f} m at "
-            f"λ = {at_worst:g}"
-        )
+        words = f"validation RMSE of MDA {best:.{decimals}f} m at λ = {at_best:g}"
+        if len(values) > 1:
+            words = words.replace("MDA", "MDA between") + f" and {worst:.{decimals}f} m at λ = {at_worst:g}"
         chosen = _number(config_value(pair.manual.reported[0].config, LAMBDA)) if pair.manual.reported else None
         if chosen is not None:
             words += f"; selected λ = {chosen:g}"
-        learned = None if pair.learned is None else _metric(pair.learned.done, "validation_rmse_m")
+        learned = None if pair.learned is None else _metric(pair.learned.done, _VALIDATION)
         if learned is not None:
             words += f"; HDA {learned.mean:.{decimals}f} m"
         if pair.ratio is not None:

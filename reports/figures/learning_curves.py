@@ -31,6 +31,7 @@ from reports.figures.common import (
     reference,
     seeds_words,
     sentences,
+    untrained_words,
     weights_words,
 )
 from reports.results import Results, StudyCell, Trial
@@ -95,11 +96,12 @@ def learning_curves(results: Results) -> Figure | Missing:
         "each seed, whose network is tested."
         + (
             f" {'Right' if len(curves) <= 2 else 'Below'}: the standard deviations σ₁ (of the coordinates, in units of "
-            "the coordinate scale) and σ₂ (of the conditions) that HDA learned as weights; the task of smaller σ weighs"
-            " more."
+            "the coordinate scale) and σ₂ (of the conditions) that HDA learned; in its loss the coordinates weigh "
+            "1/(2σ₁²) and the conditions 1/σ₂²."
             if learned
             else ""
         )
+        + untrained_words(shown, _RMSE)
         + weights_words(results)
         + left_out(more)
     )
@@ -177,7 +179,7 @@ def _draw_errors(axis: Axes, members: Sequence[_Curves], styles: dict[str, Style
         if best := _best(curve):
             axis.plot(
                 [epoch for _, epoch, _ in best], [value for _, _, value in best], color=colour, linestyle="none",
-                marker=marker, markersize=4, clip_on=False,
+                marker=marker, markersize=4.5, fillstyle="none", markeredgewidth=0.9, clip_on=False,
             )  # fmt: skip
     _epoch_axis(axis)
     axis.set_ylabel("Validation RMSE [m]")

@@ -10,9 +10,10 @@ from reports.results import REFERENCES, Results, Trial
 from reports.tables.judgement import describe_interval
 from reports.tables.model import NOT_APPLICABLE, Cell, Column, Table
 from reports.tables.numbers import decimals_of, fixed, scaled, si_count, spread, time_scale
-from reports.tables.paper import PAPER_NOTE, PaperColumns
+from reports.tables.paper import PAPER_NOTE, PaperColumns, planned_as_published
 from reports.tables.performance import best_epoch
 from reports.tables.words import (
+    TIME_NOTE,
     axis_cells,
     axis_columns,
     breaks_of,
@@ -20,6 +21,7 @@ from reports.tables.words import (
     describe_split,
     hole,
     missing_words,
+    not_finished_cell,
     seeds_cell,
 )
 
@@ -46,17 +48,18 @@ def complexity(results: Results) -> Table | None:
         return None
     published = PublishedValues(results)
     papers = [published.of_cell(cell) for cell in trained]
-    paper_epoch = PaperColumns("Best epoch", None, "best_epoch", papers, fixed(0))
-    paper_size = PaperColumns("Parameters", None, "parameters", papers, si_count, relative=True)
-    paper_macs = PaperColumns("MACs", "per batch", "macs_paper", papers, si_count, relative=True)
+    epochs = fixed(0) if planned_as_published(results) else None
+    paper_epoch = PaperColumns("Best epoch", None, "best_epoch", papers, fixed(0), epochs)
+    paper_size = PaperColumns("Parameters", None, "parameters", papers, si_count, fixed(2), relative=True)
+    paper_macs = PaperColumns("MACs", "per batch", "macs_paper", papers, si_count, fixed(2), relative=True)
     seconds = [interval_of(cell.done, "train_seconds") for cell in trained]
     scale, unit = time_scale(interval.mean for interval in seconds if interval is not None)
     means = [interval.mean / scale for interval in seconds if interval is not None and interval.mean > 0]
     write = fixed(decimals_of(min(means)) if means else 1)
     columns = (
-        Column("Method", align="left"),
+        Column("Method", align="left", names=True),
         *axis_columns(results.axes),
-        Column("Best epoch", note="mean epoch of lowest validation RMSE, of the epochs run"),
+        Column("Best epoch", note="mean of the epochs that were tested, of the epochs run"),
         *paper_epoch.columns,
         Column("Parameters, training", note="trainable parameters while training"),
         *paper_size.columns,
@@ -84,8 +87,7 @@ def complexity(results: Results) -> Table | None:
         row += [spread(None if interval is None else scaled(interval, scale), write, done) if done else empty]
         memory = interval_of(done, "peak_memory_mb")
         row += [NOT_APPLICABLE if memory is None else Cell(f"{memory.mean:.0f}", memory.mean, n=memory.n)]
-        words = ", ".join(missing_words(cell))
-        row += [seeds_cell(cell.reported, cell.seeds), Cell(words, words, hole=bool(words))]
+        row += [seeds_cell(cell.reported, cell.seeds), not_finished_cell(missing_words(cell))]
         rows.append(tuple(row))
     caption = " ".join(
         [
@@ -97,6 +99,7 @@ def complexity(results: Results) -> Table | None:
         ]
     )
     notes = [
+        TIME_NOTE,
         *([PAPER_NOTE] if paper_epoch.shown or paper_size.shown or paper_macs.shown else []),
         *_branch_notes(results),
     ]

@@ -9,7 +9,7 @@ from reports.comparison import seconds_of, spared_seconds
 from reports.results import STATES, Results, StudyCell, Trial
 from reports.tables.model import NOT_APPLICABLE, Cell, Column, Table
 from reports.tables.numbers import decimals_of, fixed, significant, time_scale
-from reports.tables.words import damage_notes, describe_split, plural, state_words
+from reports.tables.words import TIME_NOTE, damage_notes, describe_split, plural, state_words
 
 __all__ = ["cost", "describe_early_stopping"]
 
@@ -24,7 +24,7 @@ def cost(results: Results) -> Table:
     write = fixed(decimals_of(max(totals, default=0.0) / scale) if any(totals) else 1)
     pruned = any(trial.state == "pruned" for trial in results.trials)
     columns = (
-        Column("Method", align="left"),
+        Column("Method", align="left", names=True),
         Column("Planned", note="trials that the spec asks for, repeats of winners included"),
         Column("Stored", note="trials that ran to an end, whatever it was"),
         *(Column(state_words(state).capitalize()) for state in STATES),
@@ -45,8 +45,9 @@ def cost(results: Results) -> Table:
     if pruned:
         caption += f" {describe_early_stopping(results)}"
     return Table(
-        "cost", "Trials and their time", caption, columns, tuple(rows), tuple(damage_notes(results)), (len(rows) - 1,)
-    )
+        "cost", "Trials and their time", caption, columns, tuple(rows), (TIME_NOTE, *damage_notes(results)),
+        (len(rows) - 1,),
+    )  # fmt: skip
 
 
 def describe_early_stopping(results: Results) -> str:

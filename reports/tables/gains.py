@@ -20,7 +20,7 @@ from reports.tables.judgement import (
     values_of,
 )
 from reports.tables.model import NOT_APPLICABLE, Cell, Column, Table
-from reports.tables.numbers import distance_decimals, fixed, spread
+from reports.tables.numbers import distance_decimals, fixed
 from reports.tables.paper import PAPER_NOTE, PaperColumns
 from reports.tables.words import (
     axis_cell,
@@ -28,8 +28,12 @@ from reports.tables.words import (
     damage_notes,
     describe_selection,
     describe_split,
-    ends,
+    hole_of,
+    metric_cell,
+    not_finished,
+    not_finished_cell,
     seeds_cell,
+    untrained_notes,
 )
 from study.selection import candidate_label, config_value, select_winner
 
@@ -60,6 +64,7 @@ class _Row:
         stored: every stored trial that was looked at for it.
         seeds: how many seeds the row should have.
         optimum: whether it was chosen among several λ.
+        candidates: how many were run and how many are wanted, where the row was chosen among them.
     """
 
     name: str
@@ -71,6 +76,7 @@ class _Row:
     stored: tuple[Trial, ...]
     seeds: int
     optimum: bool = False
+    candidates: tuple[int, int] | None = None
 
     @property
     def done(self) -> tuple[Trial, ...]:
@@ -78,8 +84,7 @@ class _Row:
 
     def values(self, column: str) -> dict[int, float]:
         """Seed → value; nothing for a task that is not learned."""
-        untrained = "condition" if column == "test_rmse_m" else "location"
-        return {} if self.task == untrained else values_of(self.reported, column)
+        return values_of(self.reported, column)
 
 
 def gains(results: Results) -> Table | None:
@@ -95,15 +100,20 @@ def gains(results: Results) -> Table | None:
     metres = fixed(distance_decimals(results))
     published = PublishedValues(results)
     papers = [_published(published, configuration, row) for configuration, row, _, _ in entries]
-    paper_rmse = PaperColumns("RMSE", "m", "test_rmse", papers, fixed(4))
-    paper_accuracy = PaperColumns("Accuracy", None, "test_accuracy", papers, fixed(4))
+    paper_rmse = PaperColumns("RMSE", "m", "test_rmse", papers, fixed(4), None)
+    paper_accuracy = PaperColumns("Accuracy", None, "test_accuracy", papers, fixed(4), fixed(3))
     position = corrected([_gain(row, base, "test_rmse_m") for _, row, base, _ in entries])
     condition = corrected([_gain(row, base, "test_accuracy") for _, row, _, base in entries])
     columns = (
         *axis_columns([path for path, _ in blocks[0][0]]),
-        Column("Learning task", align="left"),
-        Column("Weights", align="left", note="of coordinate regression (λ) and of condition prediction (1 − λ)"),
-        Column("KT", align="left", note="knowledge transfer: source and target are aligned"),
+        Column("Learning task", align="left", names=True),
+        Column(
+            "Weights",
+            align="left",
+            names=True,
+            note="of coordinate regression (λ) and of condition prediction (1 − λ)",
+        ),
+        Column("KT", align="left", names=True, note="knowledge transfer: source and target are aligned"),
         Column("RMSE", "m", spread=True),
         *paper_rmse.columns,
         Column("Accuracy", spread=True),
@@ -117,16 +127,16 @@ def gains(results: Results) -> Table | None:
     )
     lines: list[tuple[Cell, ...]] = []
     for (configuration, row, *_), paper, first, second in zip(entries, papers, position, condition, strict=True):
-        rmse = interval_of(row.done, "test_rmse_m") if row.values("test_rmse_m") else None
-        accuracy = interval_of(row.done, "test_accuracy", (0.0, 1.0)) if row.values("test_accuracy") else None
-        words = ", ".join(ends(row.stored))
+        rmse, accuracy = interval_of(row.done, "test_rmse_m"), interval_of(row.done, "test_accuracy", (0.0, 1.0))
         cells = [*(axis_cell(value) for _, value in configuration), Cell(row.name, row.name)]
         cells += [Cell(row.weights, row.weights), _transfer(row)]
         if row.done:
-            cells += [spread(rmse, metres, row.done), *paper_rmse.cells(paper, rmse)]
-            cells += [spread(accuracy, fixed(3), row.done), *paper_accuracy.cells(paper, accuracy)]
+            cells += [metric_cell(rmse, metres, row.done, "test_rmse_m"), *paper_rmse.cells(paper, rmse)]
+            cells += [metric_cell(accuracy, fixed(3), row.done, "test_accuracy")]
+            cells += paper_accuracy.cells(paper, accuracy)
         else:
-            cells += [_hole(row), *paper_rmse.cells(paper, None)]
+            hole = hole_of(row.stored, row.reported, row.seeds, row.candidates)
+            cells += [hole, *paper_rmse.cells(paper, None)]
             cells += [Cell("", hole=True), *paper_accuracy.cells(paper, None)]
         for gain in (first, second):
             cells += [
@@ -134,14 +144,19 @@ def gains(results: Results) -> Table | None:
                 p_cell(gain),
                 effect_cell(gain),
             ]
-        cells += [seeds_cell(row.reported, row.seeds), Cell(words, words, hole=bool(words))]
+        words = not_finished(row.stored, row.reported, row.seeds, row.candidates)
+        cells += [seeds_cell(row.reported, row.seeds), not_finished_cell(words)]
         lines.append(tuple(cells))
     caption = " ".join(
         [
             describe_split(results),
             describe_selection(results),
             describe_interval(results),
-            describe_test(results, "the single-task row without knowledge transfer"),
+            describe_test(
+                results,
+                "the single-task row without knowledge transfer",
+                "over the RMSE column and over the accuracy column",
+            ),
         ]
     )
     notes = [
@@ -149,6 +164,7 @@ def gains(results: Results) -> Table | None:
         "task − 1) for the accuracy, both against the single-task row without knowledge transfer, as in Table II of "
         "the paper; above zero is better.",
         *_base_notes(bases for _, _, bases in blocks),
+        *untrained_notes(trial for _, row, *_ in entries for trial in row.done),
         *([PAPER_NOTE] if paper_rmse.shown or paper_accuracy.shown else []),
         *damage_notes(results),
     ]
@@ -209,11 +225,6 @@ def _transfer(row: _Row) -> Cell:
     return Cell(words, words)
 
 
-def _hole(row: _Row) -> Cell:
-    words = ", ".join(ends(row.stored)) or ("no result" if row.stored else "not run")
-    return Cell(f"— {words}", hole=True, keys=tuple(trial.key for trial in row.stored))
-
-
 # ------------------------------------------------------------------------------------------------- rows
 
 
@@ -255,7 +266,9 @@ def _whole(
 ) -> _Row:
     side = side_of(results, cells)
     assert side is not None
-    return _Row(name, task, side.method, weights, transfer, side.reported, side.spent, side.seeds)
+    return _Row(
+        name, task, side.method, weights, transfer, side.reported, side.spent, side.seeds, candidates=side.candidates
+    )
 
 
 def _weighted(
@@ -290,7 +303,9 @@ def _weighted(
     repeated = any(trial.seed >= seeds for trial in reported)
     wanted = results.spec.seeds if repeated or not searching else seeds
     weights = f"{value_label(weight)} / {value_label(1 - weight)}"
-    return [_Row(name, task, "MDA", weights, transfer, reported, trials, wanted)]
+    several = len(set(labels.values()))
+    candidates = (several, several) if several > 1 else None
+    return [_Row(name, task, "MDA", weights, transfer, reported, trials, wanted, candidates=candidates)]
 
 
 def _tuned(results: Results, cells: Sequence[StudyCell], *, transfer: bool) -> list[_Row]:
@@ -304,7 +319,11 @@ def _tuned(results: Results, cells: Sequence[StudyCell], *, transfer: bool) -> l
         return []
     name = "Approximate optimum (MDA)" if len(tried) > 1 else "Fixed weights (MDA)"
     words = "—" if weight is None else f"{weight:.3g} / {1 - weight:.3g}"
-    return [_Row(name, "both", "MDA", words, transfer, side.reported, side.spent, side.seeds, optimum=len(tried) > 1)]
+    return [
+        _Row(
+            name, "both", "MDA", words, transfer, side.reported, side.spent, side.seeds, len(tried) > 1, side.candidates
+        )
+    ]
 
 
 def _is(value: Any, weight: float) -> bool:

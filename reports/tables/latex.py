@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 import unicodedata
@@ -14,6 +15,10 @@ __all__ = ["escape_latex", "to_latex"]
 
 # A float with more rows than this runs off the page.
 _MOST_ROWS = 45
+# A table of more columns and more characters in a line than these would be scaled down to a few points: it is split.
+_MOST_COLUMNS = 9
+_MOST_CHARACTERS = 100
+_HEADER = 14
 # Without it, a line below a rule touches the rule.
 _STRUT = r" \rule{0pt}{2.6ex}"
 
@@ -78,24 +83,61 @@ def to_latex(table: Table) -> str:
     """The table as a ``table`` environment with caption, label and notes; a long one as a ``longtable``.
 
     A mean and its interval are two columns under one header, so that the means stand below each other. A table that is
-    wider than the line is scaled down to it.
+    wider than the line is scaled down to it; one of many columns is split into parts that stand below each other, each
+    with the columns that tell which row it is.
     """
     table = _without_empty(table)
-    long = len(table.rows) > _MOST_ROWS
+    parts = _parts(table)
+    # The header and the gap of each further part take the room of about three rows.
+    long = sum(len(part.rows) + 3 for part in parts) - 3 > _MOST_ROWS
     packages = "graphicx, longtable" if long else "graphicx"
     preamble = " ".join(rf"\usepackage{{{name}}}" for name in packages.split(", "))
-    body = _long(table) if long else _floating(table)
+    body = _long(table, parts) if long else _floating(table, parts)
     return "\n".join([f"% {preamble}", *body]) + "\n"
 
 
 def _without_empty(table: Table) -> Table:
     """Paper is narrow: a column in which nothing stands is left out."""
     kept = [number for number in range(len(table.columns)) if any(row[number].text for row in table.rows)]
+    return _only(table, kept)
+
+
+def _only(table: Table, kept: Sequence[int]) -> Table:
     columns = tuple(table.columns[number] for number in kept)
     return replace(table, columns=columns, rows=tuple(tuple(row[number] for number in kept) for row in table.rows))
 
 
-def _floating(table: Table) -> list[str]:
+def _parts(table: Table) -> list[Table]:
+    """The table, or the tables into which it is split, about equally wide."""
+    widths = [_width(table, number) for number in range(len(table.columns))]
+    if len(table.columns) <= _MOST_COLUMNS or sum(widths) <= _MOST_CHARACTERS:
+        return [table]
+    names = [number for number, column in enumerate(table.columns) if column.names] or [0]
+    others = [number for number in range(len(table.columns)) if number not in names]
+    room = max(_MOST_CHARACTERS - sum(widths[number] for number in names), 1)
+    wanted = sum(widths[number] for number in others)
+    most = math.ceil(wanted / room)
+    groups: list[list[int]] = [[]]
+    filled = 0
+    for number in others:
+        # A column goes where more than half of it fits; the last part takes what is left.
+        if groups[-1] and len(groups) < most and filled + widths[number] / 2 > wanted / most:
+            groups.append([])
+            filled = 0
+        groups[-1].append(number)
+        filled += widths[number]
+    return [_only(table, [*names, *group]) for group in groups]
+
+
+def _width(table: Table, number: int) -> int:
+    """About how many characters wide a column is, with the gap beside it."""
+    header = textwrap.wrap(table.columns[number].header, _HEADER, break_long_words=False) or [""]
+    texts = [row[number] for row in table.rows]
+    # Words in place of a number may take the width of what stands beside them, which is empty then.
+    return max([*map(len, header), *(len(cell.full) for cell in texts if not cell.hole or not cell.text)]) + 2
+
+
+def _floating(table: Table, parts: Sequence[Table]) -> list[str]:
     return [
         r"\begin{table}[htbp]",
         r"\centering",
@@ -104,41 +146,48 @@ def _floating(table: Table) -> list[str]:
         r"\smallskip",
         r"\footnotesize",
         r"\setlength{\tabcolsep}{4pt}",
-        r"\sbox0{%",
-        rf"\begin{{tabular}}{{{_layout(table.columns)}}}",
-        r"\hline",
-        _header(table),
-        r"\hline",
-        *_rows(table),
-        r"\hline",
-        r"\end{tabular}}",
-        r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
+        *(line for number, part in enumerate(parts) for line in _boxed(part, below=number > 0)),
         *_notes(table),
         r"\end{table}",
     ]
 
 
-def _long(table: Table) -> list[str]:
+def _boxed(part: Table, *, below: bool) -> list[str]:
+    """A part of a float, scaled down where it is wider than the line."""
     return [
-        r"\begingroup",
-        r"\scriptsize",
-        r"\setlength{\tabcolsep}{3pt}",
-        rf"\begin{{longtable}}{{{_layout(table.columns)}}}",
-        rf"\caption{{{_caption(table)}}}\label{{tab:{table.name}}}\\",
+        *([r"\par\medskip"] if below else []),
+        r"\sbox0{%",
+        rf"\begin{{tabular}}{{{_layout(part.columns)}}}",
         r"\hline",
-        _header(table),
+        _header(part),
         r"\hline",
-        r"\endfirsthead",
+        *_rows(part),
         r"\hline",
-        _header(table),
-        r"\hline",
-        r"\endhead",
-        *_rows(table),
-        r"\hline",
-        r"\end{longtable}",
-        *_notes(table),
-        r"\endgroup",
+        r"\end{tabular}}",
+        r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
     ]
+
+
+def _long(table: Table, parts: Sequence[Table]) -> list[str]:
+    caption = [rf"\caption{{{_caption(table)}}}\label{{tab:{table.name}}}\\"]
+    lines = [r"\begingroup", r"\scriptsize", r"\setlength{\tabcolsep}{3pt}"]
+    for number, part in enumerate(parts):
+        lines += [
+            rf"\begin{{longtable}}{{{_layout(part.columns)}}}",
+            *(caption if number == 0 else []),
+            r"\hline",
+            _header(part),
+            r"\hline",
+            r"\endfirsthead",
+            r"\hline",
+            _header(part),
+            r"\hline",
+            r"\endhead",
+            *_rows(part),
+            r"\hline",
+            r"\end{longtable}",
+        ]
+    return [*lines, *_notes(table), r"\endgroup"]
 
 
 def _caption(table: Table) -> str:
@@ -153,7 +202,7 @@ def _header(table: Table) -> str:
     cells = []
     for column in table.columns:
         # Numbers are narrow: a header beside them is broken, so that it does not set the width.
-        lines = textwrap.wrap(column.header, 14, break_long_words=False, break_on_hyphens=False) or [""]
+        lines = textwrap.wrap(column.header, _HEADER, break_long_words=False, break_on_hyphens=False) or [""]
         text = escape_latex(lines[0])
         if len(lines) > 1:
             text = rf"\shortstack[{column.align[0]}]{{{_STRUT.strip()}{(chr(92) * 2).join(map(escape_latex, lines))}}}"

@@ -16,17 +16,22 @@ from reports.tables.judgement import (
     values_of,
 )
 from reports.tables.model import NOT_APPLICABLE, Cell, Column, Table
-from reports.tables.numbers import decimals_of, distance_decimals, fixed, significant, spread, time_scale
-from reports.tables.paper import PAPER_NOTE, PaperColumns
+from reports.tables.numbers import decimals_of, distance_decimals, fixed, significant, time_scale
+from reports.tables.paper import PAPER_NOTE, PaperColumns, planned_as_published
 from reports.tables.performance import best_epoch
 from reports.tables.words import (
+    TIME_NOTE,
     axis_cell,
     axis_columns,
     damage_notes,
     describe_selection,
     describe_split,
-    ends,
+    hole_of,
+    metric_cell,
+    not_finished,
+    not_finished_cell,
     seeds_cell,
+    untrained_notes,
 )
 
 __all__ = ["manual_optimum"]
@@ -44,14 +49,15 @@ def manual_optimum(results: Results) -> Table | None:
     time = fixed(decimals_of(min(totals)) if totals else 1)
     published = PublishedValues(results)
     papers = [_published(published, pair, side) for pair, side in entries]
-    paper_rmse = PaperColumns("RMSE", "m", "test_rmse", papers, fixed(4))
-    paper_accuracy = PaperColumns("Accuracy", None, "test_accuracy", papers, fixed(4))
-    paper_epoch = PaperColumns("Best epoch", None, "best_epoch", papers, fixed(0))
+    paper_rmse = PaperColumns("RMSE", "m", "test_rmse", papers, fixed(4), None)
+    paper_accuracy = PaperColumns("Accuracy", None, "test_accuracy", papers, fixed(4), fixed(3))
+    epochs = fixed(0) if planned_as_published(results) else None
+    paper_epoch = PaperColumns("Best epoch", None, "best_epoch", papers, fixed(0), epochs)
     differences = corrected([_against_learned(pair, side) for pair, side in entries])
     axes = [path for path, _ in comparisons[0].configuration]
     columns = (
         *axis_columns(axes),
-        Column("Weights", align="left"),
+        Column("Weights", align="left", names=True),
         Column("RMSE", "m", spread=True),
         *paper_rmse.columns,
         Column("Accuracy", spread=True),
@@ -81,14 +87,18 @@ def manual_optimum(results: Results) -> Table | None:
             interval_of(side.done, "best_epoch"),
         )
         if side.done:
-            row += [spread(rmse, metres, side.done), *paper_rmse.cells(paper, rmse)]
+            row += [metric_cell(rmse, metres, side.done, "test_rmse_m"), *paper_rmse.cells(paper, rmse)]
             row += [
-                spread(accuracy, fixed(3), side.done), *paper_accuracy.cells(paper, accuracy)
-            ]  # fmt: skip
+                metric_cell(accuracy, fixed(3), side.done, "test_accuracy"),
+                *paper_accuracy.cells(paper, accuracy),
+            ]
             row += [best_epoch(side.done), *paper_epoch.cells(paper, epoch)]
         else:
             empty = Cell("", hole=True)
-            row += [Cell("— not run" if not side.spent else "— no result", hole=True), *paper_rmse.cells(paper, None)]
+            row += [
+                hole_of(side.spent, side.reported, side.seeds, side.candidates),
+                *paper_rmse.cells(paper, None),
+            ]
             row += [empty, *paper_accuracy.cells(paper, None), empty, *paper_epoch.cells(paper, None)]
         row += [
             Cell("learned", "learned") if learned else axis_cell(side.weight(LAMBDA)),
@@ -100,8 +110,7 @@ def manual_optimum(results: Results) -> Table | None:
             effect_cell(difference),
         ]
         row.append(seeds_cell(side.reported, side.seeds))
-        words = ", ".join(ends(side.spent))
-        row.append(Cell(words, words, hole=bool(words)))
+        row.append(not_finished_cell(not_finished(side.spent, side.reported, side.seeds, side.candidates)))
         spent = tuple(trial.key for trial in side.spent)
         row.append(Cell(str(len(spent)), len(spent), keys=spent))
         row.append(Cell(time(side.training_seconds / scale), side.training_seconds / scale, keys=spent))
@@ -124,7 +133,12 @@ def manual_optimum(results: Results) -> Table | None:
         caption,
         columns,
         tuple(rows),
-        (*([PAPER_NOTE] if shown else []), *damage_notes(results)),
+        (
+            *untrained_notes(t for _, side in entries for t in side.done),
+            TIME_NOTE,
+            *([PAPER_NOTE] if shown else []),
+            *damage_notes(results),
+        ),
         tuple(breaks),
     )
 

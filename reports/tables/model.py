@@ -22,6 +22,7 @@ class Column:
         spread: whether its cells carry an interval, which CSV writes into columns of their own.
         quiet: whether it is beside the point (the values of a publication): shown, but not loud.
         extra: whether it may be left out where there is little room.
+        names: whether it tells which row this is, and is repeated where a table is split.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Column:
     spread: bool = False
     quiet: bool = False
     extra: bool = False
+    names: bool = False
 
     @property
     def header(self) -> str:
@@ -50,7 +52,7 @@ class Cell:
         keys: the trials that the cell is made of.
         note: what a reader must know to read the cell: ``3 of 5 seeds``.
         hole: whether something is missing here that the study asks for.
-        best: whether no other row is significantly better; such a number is bold.
+        best: whether the number is bold; what that means, the caption says.
     """
 
     text: str

@@ -33,7 +33,7 @@ def si_count(value: float) -> str:
 
 def distance_decimals(results: Results) -> int:
     """Decimals for every distance of the study: three significant digits of the smallest RMSE."""
-    values = [trial.number("test_rmse_m") for trial in results.trials if trial.state == "done"]
+    values = [t.number("test_rmse_m") for t in results.trials if t.state == "done" and t.trains("test_rmse_m")]
     positive = [value for value in values if value is not None and value > 0]
     return decimals_of(min(positive)) if positive else 2
 
@@ -58,7 +58,7 @@ def spread(
         write: how they are written.
         trials: what they are made of.
         sign: whether they are differences, which have a sign.
-        best: whether no other row is significantly better.
+        best: whether the mean is bold.
     """
     if interval is None:
         return NOT_APPLICABLE
@@ -82,8 +82,8 @@ def spread(
 
 
 def fixed(decimals: int) -> Callable[[float], str]:
-    """A writer with a fixed number of decimals."""
-    return lambda value: f"{value:.{decimals}f}"
+    """A writer with a fixed number of decimals; what diverged may need powers of ten."""
+    return lambda value: f"{value:.{decimals}f}" if abs(value) < 1e7 else f"{value:.3g}"
 
 
 def signed(value: float, write: Callable[[float], str]) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from reports.comparison import CellIndex, interval_of
 from reports.published import PublishedValues
-from reports.results import LAMBDA, Results, StudyCell, Trial
-from reports.tables.judgement import bold_rows, describe_bold, describe_interval
+from reports.results import Results, StudyCell, Trial
+from reports.tables.judgement import bold_candidates, bold_rows, describe_bold, describe_interval
 from reports.tables.model import NOT_APPLICABLE, Cell, Column, Table
-from reports.tables.numbers import distance_decimals, fixed, spread
+from reports.tables.numbers import distance_decimals, fixed
 from reports.tables.paper import PAPER_NOTE, PaperColumns
 from reports.tables.words import (
     axis_cells,
@@ -20,9 +20,12 @@ from reports.tables.words import (
     describe_selection,
     describe_split,
     hole,
+    metric_cell,
     missing_words,
+    not_finished_cell,
     reference_notes,
     seeds_cell,
+    untrained_notes,
 )
 
 __all__ = ["best_epoch", "performance"]
@@ -43,12 +46,12 @@ def performance(results: Results) -> Table:
     selected = any(cell.searched for cell in cells)
     published = PublishedValues(results)
     papers = [published.of_cell(cell) for cell in cells]
-    paper_rmse = PaperColumns("RMSE", "m", "test_rmse", papers, fixed(4))
-    paper_accuracy = PaperColumns("Accuracy", None, "test_accuracy", papers, fixed(4))
+    paper_rmse = PaperColumns("RMSE", "m", "test_rmse", papers, fixed(4), None)
+    paper_accuracy = PaperColumns("Accuracy", None, "test_accuracy", papers, fixed(4), fixed(3))
     groups = _same_samples(results)
     best = {column: bold_rows(groups, column, lower=lower) for column, lower in _JUDGED}
     columns = [
-        Column("Method", align="left"),
+        Column("Method", align="left", names=True),
         *axis_columns(results.axes),
         *(
             [Column("Selected", align="left", note="searched settings, chosen on the validation scenes")]
@@ -63,7 +66,7 @@ def performance(results: Results) -> Table:
             "Accuracy", spread=True, note="share of test samples whose propagation condition is predicted correctly"
         ),
         *paper_accuracy.columns,
-        Column("Best epoch", note="mean epoch of lowest validation RMSE, of the epochs run"),
+        Column("Best epoch", note="mean of the epochs that were tested, of the epochs run"),
         Column("Seeds", align="left", note="finished of wanted"),
         Column("Not finished", align="left"),
     ]
@@ -82,27 +85,27 @@ def performance(results: Results) -> Table:
                 column: interval_of(done, column, (0.0, float("inf") if lower else 1.0)) for column, lower in _JUDGED
             }
             texts = [
-                spread(means[column], metres if lower else fixed(3), done, best=number in best[column])
+                metric_cell(means[column], metres if lower else fixed(3), done, column, best=number in best[column])
                 for column, lower in _JUDGED
             ]
             rmse, accuracy = means["test_rmse_m"], means["test_accuracy"]
             row.extend([texts[0], *paper_rmse.cells(paper, rmse), *texts[1:]])
             row.extend([*paper_accuracy.cells(paper, accuracy), best_epoch(done)])
         row.append(seeds_cell(cell.reported, cell.seeds))
-        words = ", ".join(missing_words(cell))
-        row.append(Cell(words, words, hole=bool(words)))
+        row.append(not_finished_cell(missing_words(cell)))
         rows.append(tuple(row))
+    largest = max((len(bold_candidates(group, column)) for group in groups for column, _ in _JUDGED), default=0)
     caption = " ".join(
         [
             describe_split(results),
             describe_selection(results),
             describe_interval(results),
-            describe_bold(results, max(map(len, groups), default=0)),
+            describe_bold(results, largest),
         ]
     )
     notes = [
         *reference_notes(results),
-        *_untrained_notes(results),
+        *untrained_notes(trial for cell in cells for trial in cell.done),
         *([PAPER_NOTE] if paper_rmse.shown or paper_accuracy.shown else []),
         *damage_notes(results),
     ]
@@ -110,13 +113,6 @@ def performance(results: Results) -> Table:
         "performance", "Localization error and condition accuracy", caption, tuple(columns), tuple(rows),
         tuple(notes), breaks_of(cells),
     )  # fmt: skip
-
-
-def _untrained_notes(results: Results) -> list[str]:
-    ends_of_range = {weight for cell in results.cells for weight in (0, 1) if cell.axes.get(LAMBDA) == weight}
-    words = {0: "with λ = 0 the position", 1: "with λ = 1 the propagation condition"}
-    told = " and ".join(words[weight] for weight in sorted(ends_of_range))
-    return [f"MDA {told} is not trained: that number is of an untrained head."] if told else []
 
 
 def _same_samples(results: Results) -> list[list[tuple[int, StudyCell]]]:

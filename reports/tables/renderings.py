@@ -50,7 +50,8 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         fields: list[str] = []
         for column, cell in zip(table.columns, row, strict=True):
-            text = _field(cell.value) if cell.value is not None or cell is NOT_APPLICABLE else cell.text
+            missing = cell.text == NOT_APPLICABLE.text  # there is no number, for whatever reason
+            text = _field(cell.value) if cell.value is not None or missing else cell.text
             fields.append(csv_text(text.replace("\u00a0", " ")))
             if column.spread:
                 fields.extend([_field(cell.low), _field(cell.high), _field(cell.n)])

@@ -10,10 +10,22 @@ from typing import Any
 from reports.comparison import WEIGHTS, CellIndex, Side, interval_of, side_of
 from reports.results import Results, Trial
 from reports.statistics import Interval
-from reports.tables.judgement import describe_interval, values_of
+from reports.tables.judgement import describe_interval
 from reports.tables.model import NOT_APPLICABLE, Cell, Column, Table
 from reports.tables.numbers import distance_decimals, fixed, spread
-from reports.tables.words import axis_cell, axis_columns, candidate_text, damage_notes, describe_split, ends, plural
+from reports.tables.words import (
+    axis_cell,
+    axis_columns,
+    candidate_text,
+    damage_notes,
+    describe_split,
+    metric_cell,
+    not_finished,
+    not_finished_cell,
+    plural,
+    tested_epoch,
+    untrained_notes,
+)
 from study.selection import candidate_label, config_value
 
 __all__ = ["selection_gap"]
@@ -45,8 +57,8 @@ class _Candidate:
     repeats: tuple[Trial, ...]
 
     def mean(self, column: str) -> float | None:
-        """Mean of a column over the selecting seeds; ``None`` unless each has it."""
-        values = [trial.number(column) for trial in self.trials]
+        """Mean of a column over the selecting seeds; ``None`` unless each has it and was trained for it."""
+        values = [trial.number(column) if trial.trains(column) else None for trial in self.trials]
         found = [value for value in values if value is not None]
         return math.fsum(found) / len(found) if found and len(found) == len(values) else None
 
@@ -69,8 +81,8 @@ def selection_gap(results: Results) -> Table | None:
     axes = [path for path, _ in entries[0][0]]
     columns = (
         *axis_columns(axes),
-        Column("Method", align="left"),
-        Column("Rule", align="left", note="by what the candidate is chosen"),
+        Column("Method", align="left", names=True),
+        Column("Rule", align="left", names=True, note="by what the candidate is chosen"),
         Column("Chosen", align="left", note="the candidate with the best mean over the seeds that select"),
         Column("Candidates", note="finished on every seed that selects, of those run"),
         Column("Test RMSE", "m", spread=True, note="over the seeds that select, the same for every rule"),
@@ -102,7 +114,8 @@ def selection_gap(results: Results) -> Table | None:
                 row.append(Cell(words, words, keys=tuple(trial.key for trial in chosen.trials)))
                 count = f"{len(candidates)} of {len(side.sweep)}"
                 row.append(Cell(count, count, hole=len(candidates) < len(side.sweep)))
-                row.append(spread(interval_of(chosen.trials, "test_rmse_m"), metres, chosen.trials))
+                own = interval_of(chosen.trials, "test_rmse_m")
+                row.append(metric_cell(own, metres, chosen.trials, "test_rmse_m"))
                 loss = _loss(chosen.mean("test_rmse_m"), least)
                 losses.setdefault(rule.name, []).extend([loss] if loss else [])
                 row += (
@@ -112,8 +125,8 @@ def selection_gap(results: Results) -> Table | None:
                     everything = (*chosen.trials, *chosen.repeats)
                     interval: Interval | None = interval_of(everything, "test_rmse_m") if chosen.repeats else None
                     row.append(spread(interval, metres, everything))
-            words = ", ".join(ends([trial for point in side.sweep for trial in point.trials]))
-            row.append(Cell(words, words, hole=bool(words)))
+            tried = [trial for point in side.sweep for trial in point.trials]
+            row.append(not_finished_cell(not_finished(tried, (), side.seeds, side.candidates)))
             rows.append(tuple(row))
     caption = " ".join(
         [
@@ -126,7 +139,8 @@ def selection_gap(results: Results) -> Table | None:
     notes = [
         f"{first.name} is the rule of the study; source risk and entropy see no label of the target; the oracle "
         "chooses by the test RMSE: it uses test labels and is for comparison only.",
-        "Only the candidate is chosen by these rules: within each trial the epoch is that of lowest validation RMSE.",
+        f"Only the candidate is chosen by these rules: within each trial the epoch is that of {tested_epoch(results)}.",
+        *untrained_notes(trial for _, _, candidates in entries for item in candidates for trial in item.trials),
         *_mean_losses(losses, len(entries), metres),
         *_source_notes(trial for _, _, candidates in entries for item in candidates for trial in item.trials),
         *damage_notes(results),
@@ -161,7 +175,7 @@ def _eligible(side: Side) -> list[_Candidate]:
     found = []
     for point in side.sweep:
         # As in `select_winner`: a candidate that lacks a seed cannot be compared with the others.
-        if len(values_of(point.trials, "test_rmse_m")) < side.selecting:
+        if sum(t.state == "done" and t.number("test_rmse_m") is not None for t in point.trials) < side.selecting:
             continue
         label, own = candidate_label(point.values), {trial.key for trial in point.trials}
         further = tuple(trial for trial in repeats.get(label, ()) if trial.key not in own)
@@ -177,7 +191,11 @@ def _order(values: Mapping[str, Any]) -> list[tuple[bool, float, str]]:
 
 
 def _choose(candidates: Sequence[_Candidate], rule: _Rule) -> _Candidate | None:
-    """The rule's choice, of equal ones the first; ``None`` unless every candidate has what the rule looks at."""
+    """The rule's choice, of equal ones the first; ``None`` unless every candidate has what the rule looks at.
+
+    As in `select_winner`, a candidate that was not trained for it is not considered.
+    """
+    candidates = [item for item in candidates if all(trial.trains(rule.column) for trial in item.trials)]
     means = [candidate.mean(rule.column) for candidate in candidates]
     known = [mean for mean in means if mean is not None]
     if not known or len(known) < len(means):
@@ -188,6 +206,7 @@ def _choose(candidates: Sequence[_Candidate], rule: _Rule) -> _Candidate | None:
 def _unrecorded(results: Results, side: Side, candidates: Sequence[_Candidate], rule: _Rule) -> Cell:
     if rule is _ENTROPY and not _predicts(results, side):
         return Cell("– no condition is predicted", "–", note="entropy needs predicted conditions")
+    candidates = [item for item in candidates if all(trial.trains(rule.column) for trial in item.trials)]
     count = sum(candidate.mean(rule.column) is not None for candidate in candidates)
     some = f" for {plural(len(candidates) - count, 'candidate')}" if count else ""
     return Cell(f"— not recorded{some}", hole=True, note="trials of an earlier version lack it; repeat them to see it")

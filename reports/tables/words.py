@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from reports.comparison import GAMMA
 from reports.results import LAMBDA, STATES, Results, StudyCell, Trial, axis_label, axis_unit, value_label
+from reports.statistics import Interval
 from reports.tables.model import NOT_APPLICABLE, Cell, Column
+from reports.tables.numbers import spread
 from study.result_files import printable
 
 __all__ = [
+    "TIME_NOTE",
     "axis_cell",
     "axis_cells",
     "axis_columns",
@@ -23,13 +27,25 @@ __all__ = [
     "describe_split",
     "ends",
     "hole",
+    "hole_of",
+    "metric_cell",
     "missing_words",
+    "not_finished",
+    "not_finished_cell",
     "plural",
     "reference_notes",
     "seeds_cell",
     "state_words",
+    "tested_epoch",
+    "untrained_cell",
+    "untrained_notes",
     "weights_first",
 ]
+
+TIME_NOTE = (
+    "Times depend on the machine and on what else it did meanwhile: those of identical networks can differ several "
+    "times over. Counts of trials and operations do not."
+)
 
 _REFERENCES = {
     "MEAN": "MEAN predicts the mean training position",
@@ -52,7 +68,7 @@ def describe_split(results: Results) -> str:
 def describe_selection(results: Results) -> str:
     """The selection rule in one or two sentences."""
     select = results.spec.select
-    words = "Each trial is tested once, at its epoch of lowest validation RMSE."
+    words = f"Each trial is tested once, at its epoch of {tested_epoch(results)}."
     if any(cell.searched for cell in results.cells):
         best = "lowest" if select.direction == "min" else "highest"
         name = select.metric.replace("_", " ").replace("rmse", "RMSE")
@@ -61,6 +77,45 @@ def describe_selection(results: Results) -> str:
             " then repeated on all seeds."
         )
     return words
+
+
+def tested_epoch(results: Results) -> str:
+    """By what the epoch of a trial is chosen."""
+    words = "lowest validation RMSE"
+    if all(trial.trains("validation_rmse_m") for trial in results.trials):
+        return words
+    return f"{words} (with λ = 0, which does not train coordinates, of highest validation accuracy)"
+
+
+def untrained_notes(trials: Iterable[Trial]) -> list[str]:
+    """What MDA does not learn at either end of λ, where there are such trials."""
+    trials = list(trials)
+    told = []
+    if not all(trial.trains("test_rmse_m") for trial in trials):
+        told.append("with λ = 0 it does not train coordinates, so its errors are no result")
+    if not all(trial.trains("test_accuracy") for trial in trials):
+        told.append("with λ = 1 it does not train conditions, so its accuracy is none")
+    return [f"“–” at MDA: {'; '.join(told)}."] if told else []
+
+
+def metric_cell(
+    interval: Interval | None,
+    write: Callable[[float], str],
+    trials: Sequence[Trial],
+    column: str,
+    *,
+    best: bool = False,
+) -> Cell:
+    """A metric's mean with its interval; of trials that were not trained for it, that."""
+    return untrained_cell(trials, column) or spread(interval, write, trials, best=best)
+
+
+def untrained_cell(trials: Sequence[Trial], column: str) -> Cell | None:
+    """The cell of trials that were not trained for a metric; ``None`` of others."""
+    if not trials or any(trial.trains(column) for trial in trials):
+        return None
+    weight = "1" if column.endswith("accuracy") else "0"
+    return replace(NOT_APPLICABLE, note=f"not trained at λ = {weight}", keys=tuple(trial.key for trial in trials))
 
 
 def reference_notes(results: Results) -> list[str]:
@@ -73,7 +128,9 @@ def reference_notes(results: Results) -> list[str]:
 
 def axis_columns(axes: Sequence[str]) -> list[Column]:
     """A column for each axis."""
-    return [Column(axis_label(path), axis_unit(path), "right" if axis_unit(path) else "left") for path in axes]
+    return [
+        Column(axis_label(path), axis_unit(path), "right" if axis_unit(path) else "left", names=True) for path in axes
+    ]
 
 
 def axis_cells(cell: StudyCell, axes: Sequence[str]) -> list[Cell]:
@@ -95,17 +152,38 @@ def ends(trials: Sequence[Trial]) -> list[str]:
 
 
 def missing_words(cell: StudyCell) -> list[str]:
-    """What did not finish, in words: ``diverged ×2``, ``1 seed not run``."""
-    words = ends(cell.trials)
-    run = {trial.seed for trial in cell.reported}
-    absent = cell.seeds - len(run)
-    if cell.trials and absent > 0 and not (cell.searched and cell.winner is None):
-        words.append(f"{absent} {'seed' if absent == 1 else 'seeds'} not run")
-    if cell.searched and cell.trials:
-        tried = len(cell.candidates)
-        if tried < cell.planned_candidates:
-            words.append(f"{tried} of {cell.planned_candidates} candidates run")
+    """What did not finish in a cell; see `not_finished`."""
+    return not_finished(cell.trials, cell.reported, cell.seeds, _candidates(cell))
+
+
+def not_finished(
+    stored: Sequence[Trial], reported: Sequence[Trial], seeds: int, candidates: tuple[int, int] | None = None
+) -> list[str]:
+    """What did not finish, in words: ``diverged ×2``, ``1 seed not run``.
+
+    Args:
+        stored: every stored trial that belongs to the row.
+        reported: those that its numbers are made of.
+        seeds: how many of these are wanted.
+        candidates: how many were run and how many are wanted, where something was searched.
+    """
+    words = ends(stored)
+    absent = seeds - len({trial.seed for trial in reported})
+    if stored and absent > 0 and (reported or candidates is None):
+        words.append(f"{plural(absent, 'seed')} not run")
+    if stored and candidates is not None and candidates[0] < candidates[1]:
+        words.append(f"{candidates[0]} of {candidates[1]} candidates run")
     return words
+
+
+def not_finished_cell(words: Sequence[str]) -> Cell:
+    """The cell for what `not_finished` says."""
+    text = ", ".join(words)
+    return Cell(text, text, hole=bool(text))
+
+
+def _candidates(cell: StudyCell) -> tuple[int, int] | None:
+    return (len(cell.candidates), cell.planned_candidates) if cell.searched else None
 
 
 def state_words(state: str) -> str:
@@ -114,13 +192,21 @@ def state_words(state: str) -> str:
 
 
 def hole(cell: StudyCell) -> Cell:
-    """The cell that stands where a number cannot: it says why."""
-    keys = tuple(trial.key for trial in cell.trials)
-    if not cell.trials:
-        return Cell("— not run", hole=True, keys=keys)
-    if cell.searched and cell.winner is None:
-        return Cell("— no candidate finished", hole=True, keys=keys, note="; ".join(missing_words(cell)) or None)
-    return Cell("— " + (", ".join(missing_words(cell)) or "no result"), hole=True, keys=keys)
+    """The cell that stands where a number of a study cell cannot: it says why."""
+    return hole_of(cell.trials, cell.reported, cell.seeds, _candidates(cell))
+
+
+def hole_of(
+    stored: Sequence[Trial], reported: Sequence[Trial], seeds: int, candidates: tuple[int, int] | None = None
+) -> Cell:
+    """The cell that stands where a number cannot; the arguments are those of `not_finished`."""
+    keys = tuple(trial.key for trial in stored)
+    if not stored:
+        return Cell("— not run", hole=True)
+    words = not_finished(stored, reported, seeds, candidates)
+    if candidates is not None and not reported:
+        return Cell("— no candidate finished", hole=True, keys=keys, note="; ".join(words) or None)
+    return Cell("— " + (", ".join(words) or "no result"), hole=True, keys=keys)
 
 
 def seeds_cell(reported: Sequence[Trial], wanted: int) -> Cell:

@@ -155,12 +155,17 @@ def open_site(name_or_path: str | Path, extra_folders: Iterable[str | Path] = ()
     if text and folder.is_dir():
         return _open_folder(folder)
     known = sorted({file.parent.name for parent in parents for file in _site_files(parent)})
+    from study.data.scenario import list_scenarios  # reads YAML, for which a site that is there needs no code
+
+    fix = "check the name, trace a site with `study data trace` or import one"
+    if folder.name in list_scenarios():
+        fix = f"trace it, once: `study data trace {folder.name} --out {text}` (needs the extra 'trace')"
     raise DataError(
         f"unknown site {text!r}{nearest(text, known)}",
         where=None if Path(text).name == text else f"{Path(text).absolute()} is no folder",
         allowed=f"the folder of a site (from the current folder, or an absolute path), or one of: "
         f"{', '.join(known) or 'none is installed'}",
-        fix="check the name, trace a site with `study data trace` or import one",
+        fix=fix,
     )
 
 

@@ -49,8 +49,9 @@ class Comparison(_Statement):
 
     Cells are paired where the settings that neither side names are equal, and trials where their seeds are; of a
     search, or of MDA's weights on an axis, the winner counts. Of a list, each value is meant:
-    ``than: {method: [DCNN, TL]}`` is better than both. What both sides name alike is paired as well, and averaged
-    over. Reference rows count only where they are named.
+    ``than: {method: [DCNN, TL]}`` is better than both. What both sides name alike is paired as well. Configurations are
+    averaged; where some contradict the average significantly, the claim is inconclusive. Reference rows count only
+    where they are named.
 
     Attributes:
         name: the claim in words.
@@ -72,9 +73,10 @@ class Comparison(_Statement):
 
 
 class Steadiness(_Statement):
-    """``steadier`` changes less than ``than`` over the values of an axis.
+    """``steadier`` changes less than ``than`` over the values of an axis, in each configuration.
 
-    What is compared is the largest minus the smallest mean of the metric over the axis.
+    What is compared is the largest minus the smallest mean of the metric over the axis. Of MDA, values of λ with which
+    the metric is not trained do not count.
 
     Attributes:
         name: the claim in words.
@@ -96,7 +98,10 @@ class Steadiness(_Statement):
 
 
 class Dependence(_Statement):
-    """The metric of some cells depends on a setting: its worst value is ``factor`` times as bad as its best.
+    """The metric depends on a setting: its worst value is ``factor`` times as bad as its best, in each configuration.
+
+    A configuration is a combination of all other settings. Supported when it is so in all of them, refuted when it is
+    shown not to be so in one. Of MDA, values of λ with which the metric is not trained do not count.
 
     Attributes:
         name: the claim in words.
@@ -119,7 +124,9 @@ class Dependence(_Statement):
 
 
 class OptimumShift(_Statement):
-    """The best value of a setting is not the same along an axis.
+    """The best value of a setting is not the same along an axis, in each configuration of the other settings.
+
+    Of MDA, values of λ with which the metric is not trained do not count.
 
     Attributes:
         name: the claim in words.

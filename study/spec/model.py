@@ -35,6 +35,7 @@ __all__ = [
     "TableName",
     "ValuesDomain",
     "key_paths",
+    "parts_of",
 ]
 
 Scalar = bool | int | float | str
@@ -404,7 +405,7 @@ class StudySpec(_Frozen):
         for i, condition in enumerate(self.exclude):
             problems += _check_condition(condition, ("exclude", i), fields)
         for i, claim in enumerate(self.claims):
-            for name, condition, paths in _parts_of(claim):
+            for name, condition, paths in parts_of(claim):
                 problems += _check_condition(condition, ("claims", i, name), fields)
                 for key, path in paths.items():
                     problems += _check_path(path, ("claims", i, key), fields)
@@ -599,7 +600,7 @@ def _check_domain(
     return []
 
 
-def _parts_of(claim: AnyClaim) -> list[tuple[str, dict[str, Any], dict[str, str]]]:
+def parts_of(claim: AnyClaim) -> list[tuple[str, dict[str, Any], dict[str, str]]]:
     """Of a claim: each condition by its key, with the key paths (by their keys) that stand beside the first."""
     if isinstance(claim, Comparison):
         return [("better", claim.better, {}), ("than", claim.than, {})]

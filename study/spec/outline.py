@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from study.selection import config_value
 from study.spec.expand import Cell, expand, owners, show_value
-from study.spec.model import Domain, FloatDomain, GridDomain, IntDomain, Search, StudySpec
+from study.spec.model import Domain, FloatDomain, GridDomain, IntDomain, Search, StudySpec, matches, parts_of
 
-__all__ = ["Outline", "PlannedCell", "count_trials", "domain_in_words", "outline", "search_in_words"]
+__all__ = ["Outline", "PlannedCell", "count_trials", "domain_in_words", "outline", "search_in_words", "without_cells"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,33 @@ def outline(spec: StudySpec) -> Outline:
     rows = len(methods) + sum(name not in methods for name in spec.references)
     combinations = rows * math.prod(len(spec.axes[path]) for path in axes[:-1])
     return Outline(tuple(planned), combinations - len(planned), spec.seeds)
+
+
+def without_cells(spec: StudySpec) -> list[str]:
+    """The claims and published numbers that are about no cell of a study, in words.
+
+    They may be meant for another one: whoever shares claims between studies keeps them.
+    """
+    cells = expand(spec)
+
+    def reached(condition: Mapping[str, Any]) -> bool:
+        for cell in cells:
+            searched = cell.search.space if cell.search else {}
+            if matches(cell.config, {path: value for path, value in condition.items() if path not in searched}):
+                return True
+        return False
+
+    found = [
+        f"claims[{i}] ({claim.name}): no cell of the study has what {key!r} says"
+        for i, claim in enumerate(spec.claims)
+        for key, condition, _ in parts_of(claim)
+        if not reached(condition)
+    ]
+    return found + [
+        f"published[{i}]: no cell of the study has what 'when' says"
+        for i, published in enumerate(spec.published)
+        if not reached(published.when)
+    ]
 
 
 def count_trials(cells: Iterable[PlannedCell]) -> str:

@@ -57,7 +57,7 @@ def presets_beside(spec: Path) -> dict[str, Path]:
     """The presets that a spec can name: those beside it, and the shipped ones."""
     from study.resources import shipped_presets
 
-    own = {path.stem: path for path in sorted((spec.parent / "presets").glob("*.yaml"))}
+    own = {path.stem: path for path in sorted((spec.parent / "presets").glob("*.yaml")) if path.is_file()}
     return {**shipped_presets(), **own}
 
 
@@ -73,6 +73,8 @@ def with_preset(document: Document, spec: Path, wanted: str | None = None) -> Do
         SpecError: there is no such preset, its file does not fit, or the spec takes no other.
     """
     named, study = document.data.get("preset"), document.data.get("study")
+    if wanted == "":
+        raise SpecError("the preset has no name", where="--preset", allowed=", ".join(presets_beside(spec)))
     if named is None and wanted is None:
         return document
     resolved = isinstance(study, str) and study.endswith(f"-{named}")

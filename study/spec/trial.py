@@ -33,6 +33,7 @@ from models.settings import (
 from study.data.split import Split
 from study.data.system import SystemConfiguration, UniformPaths, fingerprint_shape
 from study.errors import ConfigurationError, nearest
+from study.selection import is_trained
 from study.spec.problems import UNKNOWN_KEY, Allowed, InvalidValue, InvalidValues
 
 __all__ = [
@@ -344,9 +345,7 @@ class Trial:
     @property
     def locates(self) -> bool:
         """Whether the objective trains coordinates: MDA with λ = 0 learns to predict conditions alone."""
-        config = self.config
-        alone = config["method"] == "MDA" and config["system"]["semantics"] != "none"
-        return not (alone and config["objective"]["lambda"] == 0)
+        return is_trained(self.config, "position")
 
     @property
     def user_method(self) -> UserMethod | None:

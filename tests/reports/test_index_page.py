@@ -125,3 +125,22 @@ def test_an_index_of_nothing_says_why_for_each(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     with pytest.raises(ResultsError, match=r"(?s)no study has a report.*one.*two"):
         build_index([tmp_path / "one", tmp_path / "two"])
+
+
+def test_a_misspelt_study_is_told_the_nearest(
+    cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(tmp_path / "results" / "tiny", "tiny")
+    monkeypatch.chdir(tmp_path)
+    result = cli("report", "tinny")
+    assert result.code == 2
+    assert "did you mean 'tiny'?" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_terminal_shows_what_became_of_each_claim(cli: Callable[..., Result], tmp_path: Path) -> None:
+    claims = [{"name": "[b]no[/b]", "better": {"method": "DCNN"}, "than": {"method": "TL"}}]
+    axes = {"method": ["DCNN", "TL"]}
+    result = cli("report", small(tmp_path / "one", "one", claims=claims, axes=axes))
+    assert result.code == 0, result
+    assert "○ inconclusive [b]no[/b]" in result.out.replace("o inconclusive", "○ inconclusive")

@@ -22,6 +22,7 @@ from reports.tables import performance, to_csv, trial_list
 pytestmark = pytest.mark.browser
 
 SCRIPT = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
+TEST_RMSE = -8  # its column in the list of trials
 # Contrast of every visible text of the page with what is behind it (WCAG 2), lowest first.
 CONTRAST = """
 (() => {
@@ -196,6 +197,16 @@ def test_a_number_opens_its_trials_and_back_closes_them(browser: Browser, page: 
     assert keys_in_dialog(browser) == [trial.key for trial in cell.done]
     browser.run("[...document.querySelectorAll('dialog button')].find(b => b.textContent === 'Close').click()")
     assert not is_open(browser)
+    # What was clicked is shown of every trial, with its interval in the title.
+    names = [item.name for item in performance(results).columns]
+    for name, column_of in (("Median", "test_median_error_m"), ("Accuracy", "test_accuracy")):
+        browser.click(f"#of-performance-{number}-{names.index(name)}")
+        assert re.fullmatch(rf"{name}: [\d.]+( m)? \([\d.]+ – [\d.]+\)", browser.text("dialog h2")[0])
+        place = [text.split(" [")[0] for text in browser.text("dialog thead th")].index(name) + 1
+        shown = [float(text) for text in browser.text(f"dialog tbody td:nth-child({place})")]
+        assert shown == pytest.approx([trial.number(column_of) for trial in cell.done], abs=0.06)
+        assert "Parameters" not in browser.text("dialog thead th")
+        browser.press("Escape")
     # A claim leads to all that it was judged by, and the state of a failed trial to its reason.
     browser.click("#of-claims-0-0")
     assert len(keys_in_dialog(browser)) > 6
@@ -251,7 +262,7 @@ def test_a_figure_is_enlarged_and_put_back(browser: Browser, page: Path) -> None
     assert browser.run("document.querySelectorAll('#figure-cdf .scroll > svg').length") == 1
     assert browser.run("document.activeElement.className") == "enlarge plain"
     browser.click("#figure-lambda_sweep svg")
-    assert browser.text("dialog h2") == ["Lambda sweep"]
+    assert browser.text("dialog h2") == ["Error and accuracy over λ"]
     browser.back()
     assert not is_open(browser)
     names = browser.run("[...document.querySelectorAll('#figure-cdf .tools a')].map(a => a.getAttribute('href'))")
@@ -302,6 +313,10 @@ def test_a_phone_scrolls_tables_and_not_the_page(browser: Browser, page: Path) -
         )
         assert all(wider == hinted for wider, hinted in wide)
         assert any(wider for wider, _ in wide)
+        # A claim is read line by line, each with its name, and is not pushed aside.
+        box = "document.querySelector('#table-claims tbody {}').getBoundingClientRect()"
+        assert browser.run(box.format("th") + ".bottom") <= browser.run(box.format("td") + ".top")
+        assert browser.run(box.format("td:nth-child(3)") + ".width") > 300
     finally:
         browser.size(1200, 900)
 
@@ -357,9 +372,9 @@ def test_a_large_study_is_searched_as_a_whole(browser: Browser, tmp_path: Path) 
     browser.type("#table-trials input", last)
     assert browser.text("#table-trials tbody code") == [f"study rerun {last}"]
     browser.click("#table-trials .filters button")
-    place = next(i for i, cell in enumerate(trials[0]) if cell is trials[0][-3]) + 1  # test RMSE
+    place = next(i for i, cell in enumerate(trials[0]) if cell is trials[0][TEST_RMSE]) + 1
     browser.click(f"#table-trials th:nth-child({place}) button")
-    lowest = sorted(row[-3].value for row in trials if isinstance(row[-3].value, float))
+    lowest = sorted(row[TEST_RMSE].value for row in trials if isinstance(row[TEST_RMSE].value, float))
     assert numbers_in(browser, "trials", place) == pytest.approx(lowest[:200])
     browser.click("#table-trials .cut button")
     assert browser.run(shown) == len(trials)

@@ -18,6 +18,7 @@ from reports.build import ReportFiles, build_report
 from reports.claims import judge
 from reports.figures import FIGURES, Missing
 from reports.results import load_results
+from reports.tables import Cell, Column, Table
 from study.errors import ResultsError
 
 NASTY = "</svg><script>alert(1)</script> | $x$ & <b>"
@@ -91,6 +92,29 @@ def test_every_trial_can_be_repeated_by_its_key(finished: Store, page: str) -> N
         assert words in page
 
 
+def test_columns_without_anything_are_in_the_files_only() -> None:
+    dash, number = Cell("–"), Cell("1.0", 1.0)
+    columns = (Column("Method"), Column("Paper"), Column("RMSE"), Column("Empty"), Column("Why"))
+    hole = Cell("— not run", hole=True)
+    table = Table("t", "T", "", columns, ((dash, dash, number, Cell(""), hole), (dash, dash, dash, dash, dash)))
+    shown = html_page.without_empty_columns(table)
+    assert [column.name for column in shown.columns] == ["Method", "RMSE", "Why"]
+    assert shown.rows == ((dash, number, hole), (dash, dash, dash))
+    assert tables.to_csv(table).startswith("Method,Paper,")
+
+
+def test_the_page_says_once_what_every_file_says(report: ReportFiles, page: str) -> None:
+    (said,) = re.findall(r'<p class="common">(.*?) This holds', page)
+    split = said.partition(" Each trial")[0]
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, flags=re.DOTALL)
+    assert len(captions) > 5
+    assert not any(split in caption for caption in captions)
+    for path in report.tables:
+        if path.suffix == ".md":
+            assert html.unescape(split) in path.read_text(encoding="utf-8").replace("\\", ""), path
+    assert "<dt>Axes</dt><dd>Method " in page
+
+
 def _rows(part: str) -> set[int]:
     first, _, last = part.partition("-")
     return set(range(int(first), int(last or first) + 1))
@@ -109,6 +133,8 @@ def test_every_number_leads_to_the_trials_that_it_is_made_of(finished: Store, pa
     for build_table in (tables.performance, tables.complexity, tables.manual_optimum, tables.cost):
         table = build_table(results)
         assert table is not None
+        # Links count the columns that the page shows: those with nothing in them are in the files only.
+        table = html_page.without_empty_columns(table)
         expected = {
             (row, column): set(cell.keys)
             for row, cells in enumerate(table.rows)

@@ -24,10 +24,12 @@ from store_factory import Store, full_study, spec
 from reports.comparison import interval_of
 from reports.drawing import WIDTH, Figure
 from reports.figures import FIGURES, Missing, method_colours
+from reports.figures.bars import _Entry, _scale
 from reports.figures.cdf import _quantiles
 from reports.figures.common import MAX_RUNS
 from reports.figures.street import Site, site_of, street_of
 from reports.results import Results, load_results
+from reports.statistics import Interval
 from study.spec.model import FigureName
 from study.store import ERROR_SCHEMA
 
@@ -298,12 +300,12 @@ def test_a_method_that_does_not_read_the_axis_is_a_line(folder: Path) -> None:
 
 def test_weights_on_an_axis_make_no_panels(folder: Path) -> None:
     """Of eleven λ the cell that validation selected is shown, as it is with a search."""
-    axes = {"method": ["DCNN", "MDA"], "objective.lambda": [0.0, 0.5, 1.0], "system.paths": [10, 25]}
+    axes = {"method": ["DCNN", "MDA"], "objective.lambda": [0.2, 0.5, 1.0], "system.paths": [10, 25]}
     store = Store(folder, spec(axes=axes, search=[], references=[], claims=[], seeds=2))
     for paths in (10, 25):
         for seed in range(2):
             store.add("DCNN", seed, system={"paths": paths})
-            for weight in (0.0, 0.5, 1.0):
+            for weight in (0.2, 0.5, 1.0):
                 lowest = (weight == 0.5) == (paths == 25)
                 store.add(
                     "MDA", seed, system={"paths": paths}, objective={"lambda": weight}, test_rmse_m=7.0 + weight,
@@ -315,9 +317,10 @@ def test_weights_on_an_axis_make_no_panels(folder: Path) -> None:
     assert (data.groupby(["configuration", "method"]).size() == 101).all()
     figure = FIGURES["bars"](results)
     own = data_of(figure).query("method == 'MDA' and metric == 'test_rmse_m'").set_index("value")["mean"]
-    assert own.to_dict() == pytest.approx({10: 7.0, 25: 7.5})
+    assert own.to_dict() == pytest.approx({10: 7.2, 25: 7.5})
     assert isinstance(figure, Figure)
-    assert "Of several λ, the one that the validation metric selected" in figure.caption
+    told = "the one that the validation metric selected (MDA: λ = 0.2 with Paths 10; MDA: λ = 0.5 with Paths 25)."
+    assert told in figure.caption
 
 
 def test_a_search_over_several_settings_is_drawn(folder: Path) -> None:
@@ -328,7 +331,7 @@ def test_a_search_over_several_settings_is_drawn(folder: Path) -> None:
         for gamma in (1.0, 2.5):
             store.add("MDA", 0, objective={"lambda": weight, "gamma": gamma})
     data = data_of(FIGURES["lambda_sweep"](load_results(folder))).query("metric == 'validation_rmse_m'")
-    assert sorted(data["lambda"].dropna()) == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
+    assert sorted(data["lambda"].dropna()) == [0.5, 0.5, 1.0, 1.0]  # λ = 0 trains no position
 
 
 def test_the_ring_of_an_end_point_is_whole(folder: Path) -> None:
@@ -346,8 +349,140 @@ def test_the_ring_of_an_end_point_is_whole(folder: Path) -> None:
     assert outline is not None
     link = "{http://www.w3.org/1999/xlink}href"
     rings = [group for group in marked if any(use.get(link) == f"#{outline[1]}" for use in group.iter(f"{svg}use"))]
-    assert len(rings) == 1 + 3  # in the legend and in each panel
+    assert len(rings) == 1 + 2  # in the legend and both panels of errors; λ = 1 trains no conditions
     assert all(group.get("clip-path") is None for group in rings)
+
+
+# --- What was not trained -------------------------------------------------------------------------------------------
+
+
+def one_weight(folder: Path, weight: float) -> Results:
+    """DCNN, KNN and MEAN beside MDA of one λ, with test samples."""
+    base = {"network": {"preset": "small"}, "training": {"epochs": 12}, "objective": {"lambda": weight}}
+    axes = {"method": ["DCNN", "MDA"]}
+    store = Store(folder, spec(base=base, axes=axes, search=[], references=["MEAN", "KNN"], claims=[], seeds=1))
+    for method in ("MEAN", "KNN", "DCNN", "MDA"):
+        key = store.add(method, 0, epochs=12)
+        add_samples(store, key, predicts=method != "DCNN")
+    return load_results(folder)
+
+
+def test_conditions_that_were_not_trained_are_not_shown(folder: Path) -> None:
+    results = one_weight(folder, 1.0)
+    words = "Not shown: condition prediction of MDA with λ = 1, which does not train it."
+    figures = {name: FIGURES[name](results) for name in ("bars", "confusion", "condition_map", "cdf", "error_map")}
+    for name in ("bars", "confusion", "condition_map"):
+        figure = figures[name]
+        assert isinstance(figure, Figure)
+        assert words in figure.caption
+    assert set(data_of(figures["confusion"])["method"]) == set(data_of(figures["condition_map"])["method"]) == {"KNN"}
+    rows = data_of(figures["bars"])
+    assert set(rows.query("metric == 'test_accuracy'")["method"]) == {"MEAN", "KNN"}
+    assert set(rows.query("metric == 'test_rmse_m'")["method"]) == {"MEAN", "KNN", "DCNN", "MDA"}
+    for name in ("cdf", "error_map"):
+        assert "MDA" in set(data_of(figures[name])["method"])
+        assert "not train" not in figures[name].caption  # type: ignore[union-attr]
+    for name in ("confusion", "error_map"):
+        assert "MEAN is not shown" in figures[name].caption  # type: ignore[union-attr]
+
+
+def test_positions_that_were_not_trained_are_not_shown(folder: Path) -> None:
+    results = one_weight(folder, 0.0)
+    for name in ("bars", "cdf", "error_map", "learning_curves"):
+        figure = FIGURES[name](results)
+        assert isinstance(figure, Figure)
+        assert "Not shown: localization of MDA with λ = 0, which does not train it." in figure.caption
+        rows = data_of(figure)
+        assert "MDA" not in set((rows.query("metric == 'test_rmse_m'") if name == "bars" else rows)["method"])
+    assert "MDA" in set(data_of(FIGURES["confusion"](results))["method"])
+
+
+def test_a_sweep_shows_what_each_weight_trains(folder: Path) -> None:
+    """With λ on an axis every point has run on all seeds and has its interval; nothing was searched or repeated."""
+    weights = [0.0, 0.1, 0.5, 1.0]
+    axes = {"method": ["MDA", "HDA"], "objective.lambda": weights}
+    store = Store(folder, spec(axes=axes, search=[], references=[], claims=[], seeds=3))
+    for seed in range(3):
+        store.add("HDA", seed, details=False)
+        for weight in weights:
+            errors = {"test_rmse_m": 110.0 + seed, "validation_rmse_m": 110.0 + seed} if weight == 0 else {}
+            store.add("MDA", seed, objective={"lambda": weight}, details=False, **errors)
+    results = load_results(folder)
+    figure = FIGURES["lambda_sweep"](results)
+    assert isinstance(figure, Figure)
+    points = data_of(figure).query("series == 'MDA'")
+    shown = points.groupby("metric")["lambda"].apply(list).to_dict()
+    assert shown["validation_rmse_m"] == shown["test_rmse_m"] == [0.1, 0.5, 1.0]
+    assert shown["test_accuracy"] == [0.0, 0.1, 0.5]
+    (cell,) = (cell for cell in results.cells if cell.axes["objective.lambda"] == 0.5)
+    interval = interval_of(cell.done, "test_rmse_m")
+    assert interval is not None
+    (row,) = points.query("metric == 'test_rmse_m' and `lambda` == 0.5").itertuples()
+    assert (row.low, row.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    texts = re.findall(r">([^<>]+)</text>", figure.svg)
+    assert not {"20", "60", "100", "110", "120"} & set(texts[: texts.index("Test accuracy")])  # of two linear axes
+    assert "Points: mean over 3 seeds, bars: 95 % intervals;" in figure.caption
+    assert "errors at λ = 0 (no coordinates are trained) and the accuracy at λ = 1" in figure.caption
+    assert not re.search("search|repeats|candidates|complete", figure.caption)
+
+
+@pytest.mark.parametrize("repeats", [0, 2])
+def test_the_caption_of_a_search_tells_what_is_drawn(repeats: int, folder: Path) -> None:
+    store = Store(folder, spec(axes={"method": ["MDA"]}, references=[], claims=[]))
+    for step in range(1, 11):
+        weight = round(0.1 * step, 10)
+        store.add("MDA", 0, objective={"lambda": weight}, details=False, validation_rmse_m=9.0 - weight)
+    for seed in range(1, 1 + repeats):
+        store.add("MDA", seed, objective={"lambda": 1.0}, details=False)
+    figure = FIGURES["lambda_sweep"](load_results(folder))
+    assert isinstance(figure, Figure)
+    assert "Points: candidates of the search on 1 search seed; ring:" in figure.caption
+    assert ("bar: its repeats on all seeds, mean and 95 % interval (n = 3)" in figure.caption) == (repeats == 2)
+    assert "HDA" not in figure.caption
+    assert "the study is not complete" in figure.caption  # λ = 0 is missing
+    assert "λ = 0 (" not in figure.caption
+
+
+def test_the_weights_of_the_losses_are_told(drawn: dict[str, Figure]) -> None:
+    assert "the coordinates weigh 1/(2σ₁²) and the conditions 1/σ₂²." in drawn["learning_curves"].caption
+
+
+@given(st.lists(st.tuples(st.sampled_from(["KNN", "MDA", "HDA"]), st.floats(0.1, 200.0), st.floats(0, 5)), min_size=1))
+def test_an_axis_holds_every_trained_method(entries: list[tuple[str, float, float]]) -> None:
+    """And what it does not hold is named; it starts above zero only where bars would all look alike."""
+    built = [
+        _Entry(method, 0, {"test_rmse_m": Interval(mean, max(mean - half, 0.0), mean + half, 3)})
+        for method, mean, half in entries
+    ]
+    scale = _scale(built, "test_rmse_m", 1)
+    low, high = scale.limits
+    assert 0 <= low < high
+    trained = [entry for entry in built if entry.method != "KNN"] or built
+    for entry in built:
+        interval = entry.intervals["test_rmse_m"]
+        assert (low <= interval.mean <= high) != (entry in scale.beyond)
+        if entry in trained:
+            assert entry not in scale.beyond
+            assert interval.high is not None
+            assert interval.high <= high
+    means = [entry.intervals["test_rmse_m"].mean for entry in trained]
+    assert (scale.kind == "points") == (max(means) <= 2 * min(means))
+    assert scale.kind != "bars" or low == 0
+
+
+@pytest.mark.parametrize(("level", "zero"), [(9.0, False), (30.0, True)])
+def test_an_axis_that_does_not_start_at_zero_says_so(level: float, zero: bool, folder: Path) -> None:
+    store = Store(folder, spec(axes={"method": ["DCNN", "HDA"]}, search=[], references=["MEAN"], claims=[], seeds=2))
+    store.add("MEAN", 0, details=False, test_rmse_m=110.8)
+    for seed in range(2):
+        store.add("DCNN", seed, details=False, test_rmse_m=level + 0.1 * seed)
+        store.add("HDA", seed, details=False, test_rmse_m=8.0 + 0.1 * seed)
+    figure = FIGURES["bars"](load_results(folder))
+    assert isinstance(figure, Figure)
+    assert ("The accuracy axis does not start at zero." in figure.caption) == zero
+    assert ("The error and accuracy axes do not start at zero." in figure.caption) != zero
+    assert "Beyond the error axis lies MEAN (110.80 m)." in figure.caption
+    assert "110.80 ↑" in figure.svg
 
 
 # --- The street -----------------------------------------------------------------------------------------------------

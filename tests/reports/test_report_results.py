@@ -229,7 +229,7 @@ EVERYTHING: dict[str, Any] = {
             },
             "space": {
                 "objective.likelihood": {"values": ["focal", "standard"]},
-                "objective.lambda": {"values": [0, 1]},
+                "objective.lambda": {"values": [0.25, 0.75]},
             },
         },
         {  # whole numbers for a setting that is none, and fewer points than trials

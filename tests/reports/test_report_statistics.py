@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reports.statistics import (
     Interval,
-    best_rows,
     common_seeds,
     holm,
     mean_interval,
@@ -23,6 +23,7 @@ from reports.statistics import (
     p_above,
     paired,
     pooled,
+    ratio_interval,
 )
 
 numbers = st.floats(-1e4, 1e4)
@@ -99,6 +100,33 @@ def test_an_interval_holds_its_mean(values: list[float]) -> None:
     assert low <= interval.mean <= high
     if len(set(values)) == 1:
         assert high - low <= 1e-9 * abs(values[0])
+
+
+def test_many_values_need_little_memory_and_have_the_interval_of_a_t_test() -> None:
+    values = np.random.default_rng(3).normal(9.0, 0.5, 1000)
+    tracemalloc.start()
+    try:
+        low, high = limits(values.tolist())
+        _, peak = tracemalloc.get_traced_memory()
+        for n in range(101, 111):  # nothing is kept for each number of values
+            limits(values[:n].tolist())
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50e6
+    assert kept < 2e6
+    test = scipy.stats.t.interval(0.95, 999, values.mean(), scipy.stats.sem(values))
+    assert (low, high) == pytest.approx(test, abs=0.003)
+    assert limits(values.tolist()) == (low, high)
+
+
+def test_kept_and_drawn_resamples_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [9.0, 8.0, 8.5, 12.0, 9.4, 9.9, 10.2, 7.1, 8.8]
+    kept = limits(values)
+    monkeypatch.setattr("reports.statistics._KEPT", 7)
+    assert limits(values) == pytest.approx(kept, rel=1e-12)
+    monkeypatch.setattr("reports.statistics._AT_ONCE", 900)  # 100 resamples at a time
+    assert limits(values) == pytest.approx(kept, rel=1e-12)
 
 
 def test_no_value_is_a_hole_and_one_value_has_no_limits() -> None:
@@ -208,6 +236,32 @@ def test_a_row_without_seeds_stands_for_each_seed() -> None:
     assert both.difference == Interval(-4.0, -4.0, -4.0, 1)
 
 
+@given(st.integers(0, 2**32 - 1), st.floats(0.3, 3.0), st.integers(5, 9))
+def test_a_ratio_has_the_factors_that_the_paired_test_does_not_reject(seed: int, factor: float, n: int) -> None:
+    random = np.random.default_rng(seed)
+    second = dict(enumerate(random.normal(10.0, 1.0, n).tolist()))
+    first = {i: factor * value + random.normal(0, 0.5) for i, value in second.items()}
+    ratio = ratio_interval(first, second)
+    assert ratio is not None
+    assert ratio.mean == pytest.approx(sum(first.values()) / sum(second.values()))
+    for limit in (ratio.low, ratio.high):
+        assert limit is not None
+        # At its limits the test has p = 0.05 exactly, whether the factor is on the one side or the other.
+        assert paired(first, {i: limit * value for i, value in second.items()}).p == pytest.approx(0.05, rel=1e-5)
+
+
+def test_a_ratio_without_limits_or_meaning() -> None:
+    few = ratio_interval({0: 3.0}, {0: 2.0})
+    assert few == Interval(1.5, None, None, 1)
+    wide = ratio_interval({0: 1.0, 1: 2.0, 2: 1.5}, {0: -5.0, 1: 0.1, 2: 9.0})  # the second may be 0
+    assert wide is not None
+    assert (wide.low, wide.high) == (None, None)
+    assert ratio_interval({0: 1.0}, {0: -1.0}) is None
+    assert ratio_interval({0: 1.0}, {1: 1.0}) is None
+    constant = ratio_interval(dict.fromkeys(range(5), 2.0), 4.0)
+    assert constant == Interval(0.5, 0.5, 0.5, 5)
+
+
 def test_configurations_are_averaged_within_a_seed() -> None:
     assert pooled([{0: 1.0, 1: 3.0, 2: 5.0}, {0: 3.0, 2: 9.0}, 2.0]) == {0: 2.0, 2: 16 / 3}
     assert pooled([2.0, 4.0]) == 3.0
@@ -241,35 +295,3 @@ def test_holm_keeps_the_order_and_is_never_below_a_p_value(values: list[float | 
     both = [(p, q) for p, q in zip(values, holm(values), strict=True) if p is not None and q is not None]
     assert all(p <= q <= 1 for p, q in both)
     assert all(q1 <= q2 for (p1, q1), (p2, q2) in itertools.product(both, both) if p1 < p2)
-
-
-def row(level: float, spread: float = 0.1, seeds: int = 5) -> dict[int, float]:
-    return {seed: level + spread * math.sin(level + 7 * seed) for seed in range(seeds)}
-
-
-def test_bold_is_what_no_other_row_beats() -> None:
-    assert best_rows([row(9), row(8), row(12)]) == (False, True, False)
-    assert best_rows([row(9), row(8), row(12)], lower=False) == (False, False, True)
-    assert best_rows([row(9, 3.0), row(8.9, 3.0), row(20)]) == (True, True, False)
-    assert best_rows([row(9), 15.0]) == (True, False)
-    assert best_rows([row(9), 2.0]) == (False, False)
-
-
-def test_without_five_seeds_or_another_row_nothing_is_bold() -> None:
-    assert best_rows([row(9, seeds=4), row(12, seeds=4)]) == (False, False)
-    assert best_rows([row(9)]) == (False,)
-    assert best_rows([]) == ()
-    # What cannot be tested may be the best: it spoils a better claim, and no worse one.
-    assert best_rows([row(9), row(8, seeds=3)]) == (False, False)
-    assert best_rows([row(9), row(12, seeds=3)]) == (True, False)
-
-
-@given(st.lists(rows, min_size=2, max_size=4))
-def test_some_row_is_bold_where_all_have_the_same_seeds(blocks: list[dict[int, float]]) -> None:
-    seeds = set.intersection(*(set(block) for block in blocks))
-    assume(len(seeds) >= 5)
-    block = [{seed: values[seed] for seed in seeds} for values in blocks]
-    bold = best_rows(block)
-    best = min(range(len(block)), key=lambda i: sum(block[i].values()))
-    assert bold[best]
-    assert best_rows([{s: -v for s, v in values.items()} for values in block], lower=False) == bold

@@ -9,6 +9,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from store_factory import HASH, Store, full_study, spec
 
@@ -17,6 +19,7 @@ from reports.headline import headline, remarks
 from reports.results import load_results
 from reports.statistics import mean_interval
 from reports.tables import Cell, Column, Table, si_count
+from reports.tables.judgement import beaten_by
 
 
 class Rows(HTMLParser):
@@ -282,8 +285,8 @@ def test_headline_without_the_pair_names_the_best_method_and_the_reference(folde
     store.add("DCNN", 0, test_rmse_m=9.0)
     store.add("TL", 0, test_rmse_m=9.5)
     sentence = headline(load_results(folder))
-    assert sentence.startswith("So far, DCNN had the lowest test RMSE of what was compared, 9.00 m (n = 1)")
-    assert "the reference KNN 15.50 m" in sentence
+    assert sentence.startswith("So far, the lowest mean test RMSE, 9.00 m (n = 1), is that of DCNN; with fewer than 5")
+    assert "the best reference, KNN, 15.50 m" in sentence
 
 
 def test_headline_without_any_result_says_so(folder: Path) -> None:
@@ -332,7 +335,8 @@ def test_bold_is_what_no_other_row_is_significantly_better_than(folder: Path) ->
         if c.name == "RMSE"
     }
     assert best == {"KNN": False, "MODEL": False, "DCNN": False, "TL": True, "HDA": True}
-    assert "Bold: no other row" in table.caption
+    assert "Bold: among the networks with 5 or more finished seeds" in table.caption
+    assert "References stand apart and are never bold." in table.caption
     markdown = tables.to_markdown(table)
     assert re.search(r"^\| HDA \| \*\*12\.0\*\* \(", markdown, re.MULTILINE)
     assert re.search(r"^\| DCNN \| 15\.0 \(", markdown, re.MULTILINE)
@@ -341,6 +345,206 @@ def test_bold_is_what_no_other_row_is_significantly_better_than(folder: Path) ->
     Console(file=buffer, width=80, force_terminal=True, color_system="standard").print(tables.to_terminal(table))
     assert "\x1b[1m12.0" in buffer.getvalue()
     assert "\x1b[1m15.0" not in buffer.getvalue()
+
+
+def best_of(table: Table, column: str) -> dict[str, bool]:
+    number = [item.name for item in table.columns].index(column)
+    return {row[0].text: row[number].best for row in table.rows}
+
+
+def test_a_row_loses_bold_by_a_test_alone(folder: Path) -> None:
+    # HDA has a lower mean and 4 seeds: it is no candidate, and takes nothing from the others.
+    table = five_seeds(folder / "four", {"DCNN": [0.0] * 5, "TL": [3.0, 3.1, 2.9, 3.0, 3.1], "HDA": [-5.0] * 4})
+    assert best_of(table, "RMSE") == {"KNN": False, "MODEL": False, "DCNN": True, "TL": False, "HDA": False}
+    # A constant reference far below every network is never bold, and takes nothing either.
+    store = Store(
+        folder / "knn", spec(axes={"method": ["DCNN", "TL"]}, search=[], references=["KNN"], seeds=5, claims=[])
+    )
+    store.add("KNN", 0, test_rmse_m=1.0, details=False)
+    for seed in range(5):
+        store.add("DCNN", seed, test_rmse_m=10.0 + seed / 100, details=False)
+        store.add("TL", seed, test_rmse_m=12.0 + seed / 90, details=False)
+    table = tables.performance(load_results(store.folder))
+    assert best_of(table, "RMSE") == {"KNN": False, "DCNN": True, "TL": False}
+
+
+@given(
+    st.lists(
+        st.lists(st.floats(1.0, 100.0), min_size=5, max_size=8).map(lambda values: dict(enumerate(values))),
+        min_size=2,
+        max_size=5,
+    )
+)
+def test_the_lowest_mean_over_common_seeds_is_never_beaten(rows: list[dict[int, float]]) -> None:
+    size = min(map(len, rows))
+    rows = [{seed: row[seed] for seed in range(size)} for row in rows]
+    beaten = beaten_by(rows, lower=True)
+    assert not beaten[min(range(len(rows)), key=lambda number: (sum(rows[number].values()), number))]
+    assert not any(i in beaten[j] and j in beaten[i] for i in range(len(rows)) for j in range(len(rows)))
+    assert beaten_by([{seed: -value for seed, value in row.items()} for row in rows], lower=False) == beaten
+
+
+def test_what_is_not_trained_is_no_result(folder: Path) -> None:
+    weights = [0.0, 0.4, 1.0]
+    axes = {"method": ["MDA", "HDA"], "objective.lambda": weights}
+    store = Store(folder, spec(axes=axes, search=[], references=[], seeds=5, claims=[]))
+    for seed in range(5):
+        store.add("HDA", seed, test_rmse_m=9.0 + seed / 10, test_accuracy=0.80 + seed / 1000, details=False)
+        for weight in weights:
+            # The untrained ends look best of all, by a wide margin.
+            store.add(
+                "MDA", seed, objective={"lambda": weight}, details=False,
+                test_rmse_m=0.5 if weight == 0 else 9.5 + seed / 7,
+                validation_rmse_m=0.5 if weight == 0 else 5 + weight,
+                test_accuracy=0.99 if weight == 1 else 0.7 + seed / 500, test_median_error_m=0.1, test_p90_error_m=0.2,
+            )  # fmt: skip
+    results = load_results(folder)
+    table = tables.performance(results)
+    only_condition, only_position = row_of(table, "MDA", "0"), row_of(table, "MDA", "1")
+    for name in ("RMSE", "Median", "90th pct."):
+        cell = only_condition[name]
+        assert (cell.text, cell.value, cell.note, cell.best) == ("–", None, "not trained at λ = 0", False)
+        assert only_position[name].value is not None
+    assert (only_position["Accuracy"].text, only_position["Accuracy"].note) == ("–", "not trained at λ = 1")
+    assert only_condition["Accuracy"].value is not None
+    assert row_of(table, "HDA", "–")["Accuracy"].best
+    assert "of highest validation accuracy" in table.caption
+    for row in csv.DictReader(io.StringIO(tables.to_csv(table))):
+        assert (row["RMSE [m]"] == "") == (row["λ"] == "0")
+    words = headline(results)
+    assert "0.5 m" not in words
+    assert "manual-optimum MDA 9.79 m" in words
+    listed = tables.trial_list(results)
+    assert row_of(listed, "MDA", "0", "3")["Test RMSE"].text == "–"
+    gap = tables.selection_gap(results)
+    assert gap is not None
+    names = [column.name for column in gap.columns]
+    assert {row[names.index("Rule")].text: row[names.index("Chosen")].text for row in gap.rows}["Oracle"] != "λ 0"
+
+
+def test_the_epoch_rule_of_lambda_0_is_told_only_where_it_applies(finished: Store, folder: Path) -> None:
+    assert "highest validation accuracy" in tables.describe_selection(load_results(finished.folder))  # the grid has 0
+    store = Store(folder, spec(search=[], claims=[]))
+    store.add("HDA", 0, details=False)
+    assert "accuracy" not in tables.describe_selection(load_results(folder))
+
+
+def chosen_by_validation(folder: Path, methods: dict[str, float]) -> Store:
+    """MDA's best test error is at a λ that the validation scenes reject."""
+    axes = {"method": [*methods, "MDA"], "objective.lambda": [0.1, 0.5, 0.9]}
+    store = Store(folder, spec(axes=axes, search=[], references=[], seeds=5, claims=[]))
+    for seed in range(5):
+        for method, level in methods.items():
+            store.add(method, seed, test_rmse_m=level + seed * seed / 50, details=False)
+        for weight, test, validation in ((0.1, 9.5, 6.0), (0.5, 9.5, 7.0), (0.9, 2.0, 8.0)):
+            objective = {"lambda": weight}
+            store.add("MDA", seed, objective=objective, test_rmse_m=test + seed / 10, validation_rmse_m=validation,
+                      details=False)  # fmt: skip
+    return store
+
+
+def test_a_headline_never_chooses_weights_by_the_test_error(folder: Path) -> None:
+    words = headline(load_results(chosen_by_validation(folder / "above", {"DCNN": 9.0}).folder))
+    assert words.startswith("DCNN had the lowest test RMSE of the 2 compared, 9.12 m")
+    words = headline(load_results(chosen_by_validation(folder / "below", {"DCNN": 12.0}).folder))
+    assert words.startswith(
+        "MDA (λ 0.1 chosen on the validation scenes) had the lowest test RMSE of the 2 compared, 9.70"
+    )
+
+
+def test_a_headline_crowns_no_winner_by_noise(folder: Path) -> None:
+    axes = {"method": ["DCNN", "TL", "RDA"]}
+    store = Store(folder, spec(axes=axes, search=[], references=["KNN"], seeds=5, claims=[]))
+    noise = [0.5, -0.7, 0.3, -0.2, 0.4]
+    for seed in range(5):
+        store.add("DCNN", seed, test_rmse_m=10.0 + noise[seed], details=False)
+        store.add("TL", seed, test_rmse_m=10.0 + noise[(seed + 2) % 5] + 0.01, details=False)
+        store.add("RDA", seed, test_rmse_m=20.0 + noise[seed] + seed / 100, details=False)
+    words = headline(load_results(folder))
+    assert words.startswith("So far, the lowest mean test RMSE, 10.06 m")
+    assert words.endswith("is that of DCNN; that is significantly below 1 of the 2 others.")
+
+
+def test_a_headline_does_not_compare_systems(folder: Path) -> None:
+    axes = {"method": ["DCNN", "TL"], "system.paths": [10, 25]}
+    store = Store(folder, spec(axes=axes, search=[], references=[], seeds=5, claims=[]))
+    for seed in range(5):
+        for paths, levels in ((10, (20.0, 18.0)), (25, (5.0, 7.0))):
+            for method, level in zip(("DCNN", "TL"), levels, strict=True):
+                store.add(method, seed, system={"paths": paths}, test_rmse_m=level + seed * level / 900, details=False)
+    words = headline(load_results(folder))
+    assert words == (
+        "The lowest mean test RMSE is TL’s in 1, DCNN’s in 1 of 2 configurations; it is significantly below all "
+        "others in 2."
+    )
+
+
+def test_a_headline_names_lost_seeds_and_a_better_reference(folder: Path) -> None:
+    store = Store(folder, spec(axes={"method": ["MDA", "HDA"]}, search=[], references=["KNN"], seeds=7, claims=[]))
+    store.add("KNN", 0, test_rmse_m=9.77, details=False)
+    for seed in range(7):
+        store.add("MDA", seed, objective={"lambda": 0.5}, test_rmse_m=9.9 + seed / 50, details=False)
+        if seed < 2:
+            store.add("HDA", seed, state="diverged", details=False)
+        else:
+            store.add("HDA", seed, test_rmse_m=10.0 + seed / 40, details=False)
+    words = headline(load_results(folder))
+    assert re.match(
+        r"HDA reached 10\.10 m \([^)]*n = 5\) \(2 of 7 seeds diverged\); MDA with fixed weights 9\.96 m", words
+    )
+    assert words.endswith("; the look-up KNN reached 9.77 m, better than both.")
+    assert "training time" not in words  # nothing was searched
+    table = tables.performance(load_results(folder))
+    assert row_of(table, "HDA")["Not finished"].text == "diverged ×2"
+
+
+def test_missing_seeds_have_the_same_words_in_every_table(folder: Path) -> None:
+    store = Store(folder, spec(axes={"method": ["DCNN", "MDA", "HDA"]}, seeds=5, references=[], claims=[]))
+    for method in ("DCNN", "HDA"):
+        store.add(method, 0, details=False)
+        store.add(method, 1, state="diverged", details=False)
+    for step in range(5):
+        store.add("MDA", 0, objective={"lambda": step / 10}, details=False)
+    results = load_results(folder)
+    optimum, gained = tables.manual_optimum(results), tables.gains(results)
+    assert optimum is not None
+    assert gained is not None
+    main = tables.performance(results)
+    assert row_of(main, "HDA")["Not finished"].text == "diverged ×1, 3 seeds not run"
+    for table, hda, mda in (
+        (optimum, "HDA, self-weighted", "MDA, manual optimum"),
+        (gained, "Self-weighted (HDA)", "Approximate optimum (MDA)"),
+    ):
+        assert row_of(table, hda)["Not finished"].text == row_of(main, "HDA")["Not finished"].text
+        assert row_of(table, mda)["Not finished"].text == row_of(main, "MDA")["Not finished"].text
+        assert "4 seeds not run, 5 of 11 candidates run" in row_of(table, mda)["Not finished"].text
+
+
+@pytest.mark.parametrize("epochs", [40, 2000])
+def test_epochs_are_compared_with_the_papers_only_where_as_many_are_planned(folder: Path, epochs: int) -> None:
+    published = [{"when": {"method": "DCNN"}, "best_epoch": 926, "test_rmse": 1.2345, "parameters": 207_000}]
+    content = spec(axes={"method": ["DCNN"]}, search=[], references=[], claims=[], published=published)
+    content["base"]["training"]["epochs"] = epochs
+    store = Store(folder, content)
+    store.add("DCNN", 0, epochs=epochs, details=False)
+    results = load_results(folder)
+    table = tables.complexity(results)
+    assert table is not None
+    row = row_of(table, "DCNN")
+    assert row["Best epoch, paper"].value == 926
+    assert ("Best epoch, difference" in row) == (epochs == 2000)
+    assert row["Parameters, difference"].text == "+0.18"
+    main = row_of(tables.performance(results), "DCNN")
+    assert main["RMSE, paper"].text == "1.2345"
+    assert "RMSE, difference" not in main  # metres of another site say nothing
+
+
+def test_times_come_with_their_caveat(finished: Store) -> None:
+    results = load_results(finished.folder)
+    timed = [tables.cost(results), tables.complexity(results), tables.manual_optimum(results)]
+    for table in timed:
+        assert table is not None
+        assert any("Times depend on the machine" in note for note in table.notes)
 
 
 def test_with_few_seeds_nothing_is_bold_and_the_caption_says_why(finished: Store) -> None:
@@ -482,7 +686,7 @@ def test_a_reference_that_no_method_beats_is_the_headline(tmp_path: Path) -> Non
         store.add(method, 0, test_rmse_m=error)
     words = headline(load_results(store.folder))
     assert words.startswith("So far, no method beat MEAN (17.0 m")
-    assert "the best of them, DCNN, reached 20.0 m" in words
+    assert "the lowest mean of the others, 20.0 m (n = 1), is that of DCNN" in words
 
 
 def test_a_headline_over_different_test_samples_says_so(tmp_path: Path) -> None:

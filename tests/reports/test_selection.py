@@ -130,3 +130,24 @@ def test_equal_values_are_one_candidate() -> None:
     winner = select([row(0.1 + 0.2, 5.0, seed=0), row(0.3, 6.0, seed=1)], seeds=2)
     assert winner is not None
     assert winner.candidates == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "wins"), [("validation_rmse", "min", 0.5), ("validation_accuracy", "max", 0.5)]
+)
+def test_what_a_candidate_does_not_train_never_wins(metric: str, mode: str, wins: float) -> None:
+    """An untrained head may be lucky: MDA does not locate at λ = 0 and does not predict conditions at λ = 1."""
+    rows = [
+        {
+            "state": "done",
+            "seed": 0,
+            "config": {"method": "MDA", "system": {"semantics": "ternary"}, "objective": {"lambda": weight}},
+            "validation_rmse_m": 1.0 + weight * (2 - weight),
+            "validation_accuracy": 0.5 + weight / 4,
+        }
+        for weight in (0, 0.5, 1)
+    ]
+    winner = select_winner(rows, ["objective.lambda"], metric, mode, 1)
+    assert winner is not None
+    assert winner.values == {"objective.lambda": wins}
+    assert (winner.candidates, winner.eligible) == (3, 2)

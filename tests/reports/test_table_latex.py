@@ -68,6 +68,30 @@ def test_hostile_names_compile(tmp_path: Path, repeats: int) -> None:
     assert "Missing character" not in log
 
 
+@needs_tex
+@pytest.mark.parametrize("rows", [4, 60])  # floats, and a table over several pages
+def test_a_table_of_many_columns_is_split_and_stays_legible(tmp_path: Path, rows: int) -> None:
+    names = [Column("Method", align="left", names=True), Column("Paths", names=True)]
+    columns = (*names, *(Column(f"Metric {number}", "m", spread=True) for number in range(11)), Column("Seeds"))
+    lines = [
+        (Cell(f"M{row}", f"M{row}"), Cell(str(row), row),
+         *(Cell(f"{row}.{number}", interval="7.93 – 9.71") for number in range(11)), Cell("5 of 5"))
+        for row in range(rows)
+    ]  # fmt: skip
+    text = to_latex(Table("wide", "Wide", "All of it.", columns, tuple(lines), ("A note.",)))
+    kind = "longtable" if rows > 45 else "tabular"
+    parts = re.findall(rf"\\begin\{{{kind}\}}(.*?)\\end\{{{kind}\}}", text, re.DOTALL)
+    assert len(parts) > 1
+    assert text.count(r"\caption{") == text.count(r"\label{") == 1
+    for number in range(11):  # every column once, in order, and beside the name of its row
+        (part,) = (part for part in parts if f" 3.{number} &" in part)
+        assert re.search(rf"^M3 & 3 & .*\b3\.{number} & \(7\.93 -- 9\.71\)", part, re.MULTILINE)
+    for part in parts:
+        assert max(len(line) for line in part.splitlines() if line.startswith("M3 &")) < 200
+    log = compiled(tmp_path, Table("wide", "Wide", "All of it.", columns, tuple(lines), ("A note.",)))
+    assert "Overfull" not in log or rows > 45
+
+
 @given(st.text())
 def test_whatever_the_text_latex_reads_it_as_text(text: str) -> None:
     escaped = escape_latex(text)

@@ -21,7 +21,7 @@ MEDIAN = {"rule": "median", "grace_epochs": 3, "min_candidates": 2}
 # Candidates come from good to bad, so that later ones have somebody to fall behind.
 SEARCH = {
     "when": {"method": "MDA"},
-    "space": {"objective.lambda": {"grid": [0.0, 0.8, 0.1]}},
+    "space": {"objective.lambda": {"grid": [0.1, 0.9, 0.1]}},
     "early_stopping": ASHA,
 }
 
@@ -126,8 +126,8 @@ def test_candidates_that_fall_behind_are_stopped_and_told_as_pruned(rules: dict[
     assert all(3 <= epochs < EPOCHS for *_, epochs in pruned)
     # The best candidate of each cell comes through, and its repeats run to their end.
     for paths in (10, 25):
-        assert [item for item in found if item[:2] == (paths, 0.0)] == [
-            (paths, 0.0, s, "done", EPOCHS) for s in range(3)
+        assert [item for item in found if item[:2] == (paths, 0.1)] == [
+            (paths, 0.1, s, "done", EPOCHS) for s in range(3)
         ]
     for trials in _studies(journal).values():
         states = [trial.state for trial in trials]

@@ -223,17 +223,17 @@ def test_own_settings_are_key_paths_everywhere(example: Path) -> None:
     ]
     spec = load_study(_write(example, base=base, axes={"method": ["DCNN", HUBER]}, search=search))
     cells = {cell.method: cell for cell in expand(spec)}
-    assert list(cells) == ["MEAN", "KNN", "DCNN", "DCNN-Huber"]
+    assert list(cells) == ["MEAN", "KNN", "MODEL", "DCNN", "DCNN-Huber"]
     assert cells["DCNN-Huber"].resolve()["objective"] == {"delta": 1.0}
     assert cells["DCNN"].resolve()["objective"] == {}
     assert cells["DCNN"].search is None
     assert cells["DCNN-Huber"].search is not None
 
     spec = load_study(_write(example, axes={"method": ["DCNN", HUBER], "objective.delta": [0.1, 0.2]}))
-    assert len(expand(spec)) == 8
+    assert len(expand(spec)) == 10
     excluded = [{"method": HUBER, "objective.delta": 0.2}]
     spec = load_study(_write(example, axes=dict(spec.axes) | {"method": ["DCNN", HUBER]}, exclude=excluded))
-    assert len(expand(spec)) == 7
+    assert len(expand(spec)) == 9
 
 
 @pytest.mark.parametrize(
