@@ -661,10 +661,18 @@ def test_an_optimum_does_not_shift_where_one_value_is_as_good_everywhere(tmp_pat
 
 def test_candidates_on_one_seed_cannot_be_tested(tmp_path: Path) -> None:
     claim = {"name": "c", "depends": {"method": "MDA"}, "upon": "objective.lambda"}
-    judgement = only(study(tmp_path, [claim], curved, search=[SEARCH | {"seeds": 1}]))
-    assert judgement.verdict == "inconclusive"
-    assert "1 of the 5" in str(judgement.reason)
-    assert "1.50 times" in judgement.finding
+    results = study(tmp_path, [claim], curved, search=[SEARCH | {"seeds": 1}])
+    store = Store(tmp_path, results.spec.model_dump(mode="json", by_alias=True))
+    (cell,) = (cell for cell in expand(store.spec) if cell.search is not None)
+    (searched,) = (cell for cell in results.cells if cell.searched)
+    assert searched.winner is not None
+    for repeats in (False, True):  # the winner's on all seeds, which the others do not have
+        for trial in cell.trials(5, HASH, dict(searched.winner.values))[1:] if repeats else ():
+            store.add_trial(trial, **curved(trial.method, trial.config, trial.seed))
+        judgement = only(load_results(tmp_path))
+        assert judgement.verdict == "inconclusive"
+        assert "1 of the 5" in str(judgement.reason)
+        assert "1.50 times" in judgement.finding
 
 
 def test_what_was_stopped_early_cannot_refute_a_dependence(tmp_path: Path) -> None:

@@ -144,3 +144,33 @@ def test_a_terminal_shows_what_became_of_each_claim(cli: Callable[..., Result], 
     result = cli("report", small(tmp_path / "one", "one", claims=claims, axes=axes))
     assert result.code == 0, result
     assert "○ inconclusive [b]no[/b]" in result.out.replace("o inconclusive", "○ inconclusive")
+
+
+def test_a_study_that_is_named_twice_counts_once(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(results)
+    (results / "link").symlink_to(results / "second")
+    named = ["second", "second/", "./second", results / "second", results / "link"]
+    assert [item.location for item in build_index([*named, "first one"], results / "out").studies] == [
+        str(named[-1]),
+        "first one",
+    ]
+
+
+def test_studies_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for run in ("run1", "run2"):
+        small(tmp_path / run, "same")
+    names = [item.name for item in build_index([tmp_path / "run1", tmp_path / "run2"]).studies]
+    assert names == [f"same ({tmp_path / run})" for run in ("run1", "run2")]
+
+
+@pytest.mark.parametrize(
+    "out", ["s3://bucket/x", "file:///x", "{results}/second/report/x", "{results}/second/trials/x"]
+)
+def test_a_report_goes_to_no_host_and_into_no_results(cli: Callable[..., Result], results: Path, out: str) -> None:
+    place = out.format(results=results)
+    before = sorted(results.rglob("*"))
+    result = cli("report", results / "second", "--out", place)
+    assert result.code == 2
+    assert "Traceback" not in result.err
+    assert "allowed: a folder" in result.err
+    assert sorted(results.rglob("*")) == before

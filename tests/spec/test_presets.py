@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,13 @@ def test_a_resolved_spec_stays_what_it_is(tmp_path: Path) -> None:
         ({"preset": "../small"}, None, "no preset"),
         ({"preset": 3}, None, "no preset"),
         ({"preset": "wrong"}, None, "epochs"),
+        ({"preset": "pipe"}, None, "no preset 'pipe'"),
+        ({"preset": "small"}, "", "the preset has no name"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, spec: dict[str, Any], preset: str | None, words: str) -> None:
     path = _files(tmp_path, spec, wrong={"base": {"training": {"epochs": 0}}})
+    os.mkfifo(tmp_path / "presets" / "pipe.yaml")
     with pytest.raises(SpecError) as caught:
         load_study(path, preset)
 
