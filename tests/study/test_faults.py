@@ -30,6 +30,7 @@ STUDY: dict[str, Any] = {
     "site": "canyon_small",
     "base": LONG_BASE,
     "axes": {"method": ["DCNN", "MDA", "HDA"]},
+    "references": ["MEAN", "KNN"],
     "seeds": 12,
     "search": [{"when": {"method": "MDA"}, "space": {"objective.lambda": {"grid": [0.2, 0.8, 0.3]}}}],
 }
