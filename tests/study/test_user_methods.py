@@ -454,7 +454,7 @@ def _study(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_study_of_an_own_method_runs_repeats_nothing_and_sees_an_edit(example: Path) -> None:
-    spec = _write(example)
+    spec = _write(example, references=["MEAN", "KNN"])
     first = _study("run", spec, cwd=example)
     assert first.returncode == 0, first
     assert "4 trials executed" in first.stdout
