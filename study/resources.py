@@ -28,6 +28,8 @@ __all__ = [
 _SPECS = "spaces"
 _PRESETS = "spaces/presets"
 _CLUSTERS = "cluster"
+# Beside the cluster files lies a price list. It is not copied: a copy would grow old unseen.
+_PRICES = "prices"
 _SCENARIOS = "scenarios"
 
 
@@ -43,7 +45,8 @@ def shipped_presets() -> dict[str, Path]:
 
 def shipped_clusters() -> dict[str, Path]:
     """The shipped cluster files by name (the file name without ``.yaml``), sorted."""
-    return _yaml_files(_folder_of(cluster.__file__))
+    files = _yaml_files(_folder_of(cluster.__file__))
+    return {name: path for name, path in files.items() if name != _PRICES}
 
 
 def shipped_scenarios() -> dict[str, Path]:

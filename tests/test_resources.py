@@ -77,6 +77,13 @@ def test_a_mistyped_path_never_runs_something_else(elsewhere: Path, path: str) -
     assert found.is_dir()
 
 
+def test_the_price_list_is_no_cluster_file(elsewhere: Path) -> None:
+    assert "prices" not in shipped_clusters()
+    with pytest.raises(SpecError, match="no cluster file 'prices'"):
+        find_cluster("prices")
+    assert not [copy for copy in init_folder(Path("mine")) if copy.name == "prices.yaml"]
+
+
 def test_init_copies_what_ships(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder"
     written = init_folder(target)
