@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from cluster.prices import Currency
 from study.spec.problems import Allowed, InvalidValue, InvalidValues
 
-__all__ = ["Autoscaling", "Cluster", "Resources", "RuntimeEnv"]
+__all__ = ["Autoscaling", "Cluster", "Machines", "Resources", "RuntimeEnv"]
 
 _HOST_PORT = re.compile(r"(ray://)?([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})")
 # Each process that uses a GPU takes memory beside torch's, which no cap on torch counts.
@@ -123,6 +124,48 @@ class Autoscaling(_Frozen):
     gpus: int = Field(0, ge=0, le=1024, description="GPUs of each")
 
 
+class Machines(_Frozen):
+    """Machines of one type, as a plan counts them.
+
+    What a price list says of the type need not be said here, and what is said here holds instead.
+    """
+
+    type: str = Field(
+        min_length=1, description="a type that a price list knows, such as aws/g5.xlarge, or a name of your own"
+    )
+    count: int = Field(1, ge=1, le=100_000, description="how many the cluster has")
+    spot: bool = Field(False, description="paid at the spot price: cheaper, and can be ended at any time")
+    cpus: float | None = Field(None, gt=0, le=100_000, description="virtual CPUs of each, as Ray counts them")
+    gpus: int | None = Field(None, ge=0, le=1024, description="GPUs of each")
+    memory_gb: float | None = Field(
+        None, gt=0, le=1_000_000, description="memory of each; a GB is 2^30 bytes, as the clouds count"
+    )
+    gpu: str | None = Field(
+        None, min_length=1, description="the name of its GPUs, as torch.cuda.get_device_name tells it"
+    )
+    gpu_memory_gb: float | None = Field(
+        None, gt=0, le=100_000, description="memory of each GPU; a GB is 10^9 bytes, which a driver leaves free"
+    )
+    peak_tflops: float | None = Field(
+        None, gt=0, le=1_000_000, description="declared FP32 peak: of one GPU, or of a whole machine without GPU"
+    )
+    price_per_hour: float | None = Field(None, gt=0, le=1_000_000, description="what an hour of each costs")
+    currency: Currency | None = Field(None, description="of price_per_hour; that of the price list when left out")
+    watts: float | None = Field(None, gt=0, le=10_000_000, description="power of each, as a whole, when it is busy")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Machines:
+        problems = []
+        for key in ("gpu", "gpu_memory_gb"):
+            if self.gpus == 0 and getattr(self, key) is not None:
+                problems.append(InvalidValue("the machine has no GPU", f"{key} with gpus above 0", at=(key,)))
+        if self.currency is not None and self.price_per_hour is None:
+            problems.append(InvalidValue("there is no price", "currency with price_per_hour", at=("currency",)))
+        if problems:
+            raise InvalidValues(problems)
+        return self
+
+
 class Cluster(_Frozen):
     """The machines of a study and how its trials share them.
 
@@ -150,6 +193,9 @@ class Cluster(_Frozen):
     )
     autoscaling: Autoscaling | None = Field(
         None, description="for a cluster that grows on demand: what it can grow to; trials are counted by that"
+    )
+    nodes: tuple[Machines, ...] = Field(
+        (), description="the machines, for `study plan` alone: a running cluster is asked what it has"
     )
     slots: int | None = Field(
         None, ge=1, le=100_000, description="trials at the same time; as many as fit when left out"
@@ -215,7 +261,7 @@ class Cluster(_Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Cluster:
-        problems = [*self._misplaced(), *self._wrong_workers(), *self._wrong_resources()]
+        problems = [*self._misplaced(), *self._wrong_nodes(), *self._wrong_workers(), *self._wrong_resources()]
         if problems:
             raise InvalidValues(problems)
         return self
@@ -240,6 +286,23 @@ class Cluster(_Frozen):
         if self.dashboard_port is not None and not self.dashboard:
             what = "there is no dashboard"
             problems.append(InvalidValue(what, "dashboard_port with dashboard: true", at=("dashboard_port",)))
+        return problems
+
+    def _wrong_nodes(self) -> list[InvalidValue]:
+        """Machines that the rest of the file contradicts. What only a price list knows is checked with it."""
+        problems = []
+        if self.address == "local" and sum(kind.count for kind in self.nodes) > 1:
+            at: tuple[str | int, ...] = ("nodes",) if len(self.nodes) > 1 else ("nodes", 0, "count")
+            what = "the cluster is this machine alone"
+            problems.append(InvalidValue(what, "one machine, or another address than local", at=at))
+        for key, noun in (("cpus", "CPUs"), ("gpus", "GPUs")):
+            each, wanted = [getattr(kind, key) for kind in self.nodes], getattr(self, key)
+            if not self.nodes or wanted is None or any(number is None for number in each):
+                continue
+            there = sum(kind.count * number for kind, number in zip(self.nodes, each, strict=True))
+            if wanted > there:
+                what = f"the machines in nodes have {there:g} {noun} in all"
+                problems.append(InvalidValue(what, f"at most {there:g}, or more nodes", at=(key,)))
         return problems
 
     def _wrong_workers(self) -> list[InvalidValue]:

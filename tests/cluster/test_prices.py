@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cluster.prices import SHIPPED_PRICES, NodeType, Prices, load_prices, merged
 from study.errors import Problem, SpecError
 
+DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8")
 TYPE: dict[str, Any] = {
     "cpus": 8,
     "memory_gb": 32,
@@ -239,3 +240,17 @@ def test_ones_own_entries_hold_and_all_others_stay(own: Prices, other: Prices) -
 def test_merging_is_associative_and_idempotent(a: Prices, b: Prices, c: Prices) -> None:
     assert merged(merged(a, b), c).node_types == merged(a, merged(b, c)).node_types
     assert merged(a, merged(a, b)).node_types == merged(a, b).node_types
+
+
+# --- Documentation ----------------------------------------------------------------------------------------------------
+
+
+def test_the_documentation_tells_every_key_and_its_example_loads(tmp_path: Path) -> None:
+    section = DOCUMENTATION.partition("## Prices")[2].partition("\n## ")[0]
+    told = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)))
+    assert sorted(told) == sorted(NodeType.model_fields)
+    (example,) = re.findall(r"\n\n```\n(.*?)```", section, re.DOTALL)
+    file = tmp_path / "prices.yaml"
+    file.write_text(example)
+    assert load_prices(file).currency_of("lab") == "EUR"
+    assert all(field.description for field in NodeType.model_fields.values())

@@ -74,6 +74,7 @@ CLUSTER: dict[str, Any] = {
     "address": "local",
     "cpus": 8,
     "gpus": 2,
+    "nodes": [{"type": "desk", "cpus": 8, "gpus": 2, "price_per_hour": 0.5, "currency": "EUR", "watts": 300}],
     "slots": 4,
     "resources_per_trial": {"cpu": 1, "gpu": 0.5},
     "max_retries": 1,
@@ -388,6 +389,9 @@ def test_one_mistake_in_a_spec_is_refused_by_both(path: tuple[Any, ...], value: 
         (("resources_per_trial", "cpus"), 1),
         (("resources_per_trial", "gpu"), -1),
         (("max_retries",), 1000),
+        (("nodes", 0, "count"), 0),
+        (("nodes", 0, "spot"), "yes"),
+        (("nodes", 0, "price_per_hour"), -1),
     ],
 )
 def test_one_mistake_in_a_cluster_file_is_refused_by_both(path: tuple[Any, ...], value: Any) -> None:
