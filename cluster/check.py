@@ -31,6 +31,7 @@ __all__ = [
     "runtime_env",
     "slots",
     "this_machine",
+    "workers_on",
 ]
 
 CONNECT_TIMEOUT_S = 5.0
@@ -193,7 +194,7 @@ def _check_totals(cluster: Cluster, machines: Sequence[Node], source: str) -> No
 
 def _count_slots(cluster: Cluster, machines: Sequence[Node], source: str) -> int:
     worker, workers = cluster.per_worker, cluster.workers_per_trial
-    fit = sum(_workers_on(machine, worker.cpu, worker.gpu) for machine in machines)
+    fit = sum(workers_on(cluster, machine) for machine in machines)
     each, there = _amount(worker.cpu, worker.gpu), _listed(machines)
     if fit < 1:
         # Enough of each in all, but on different machines: the sum would only confuse.
@@ -225,11 +226,13 @@ def _count_slots(cluster: Cluster, machines: Sequence[Node], source: str) -> int
     return at_once if cluster.slots is None else cluster.slots
 
 
-def _workers_on(machine: Node, cpu: float, gpu: float) -> int:
-    fit = _fit(machine.cpus, cpu)
-    if gpu >= 1:
-        return min(fit, _fit(machine.gpus, gpu))
-    return min(fit, int(machine.gpus) * _fit(1, gpu)) if gpu > 0 else fit
+def workers_on(cluster: Cluster, machine: Node) -> int:
+    """How many workers one machine holds; a trial has `workers_per_trial` of them, maybe on several machines."""
+    worker = cluster.per_worker
+    fit = _fit(machine.cpus, worker.cpu)
+    if worker.gpu >= 1:
+        return min(fit, _fit(machine.gpus, worker.gpu))
+    return min(fit, int(machine.gpus) * _fit(1, worker.gpu)) if worker.gpu > 0 else fit
 
 
 def _gpu_key(cluster: Cluster) -> tuple[str, float]:
