@@ -22,7 +22,7 @@ from study.data.system import fingerprint_shape
 from study.errors import DataError
 from study.methods import method_class
 from study.metrics import Predictions, accuracy, confusion_matrix, rmse_m
-from study.provenance import Provenance, trial_identity
+from study.provenance import Provenance, processor_name, trial_identity
 from study.spec.trial import Trial
 from study.store import TrialTables
 from study.training import Checkpoints, EpochRecord, condition_entropy, epoch_columns, predict, train
@@ -31,7 +31,12 @@ __all__ = ["failed_tables", "run_trial"]
 
 
 def run_trial(
-    trial: Trial, data: SiteData, provenance: Provenance, *, checkpoints: Checkpoints | None = None
+    trial: Trial,
+    data: SiteData,
+    provenance: Provenance,
+    *,
+    checkpoints: Checkpoints | None = None,
+    device_trials: int = 1,
 ) -> Generator[EpochRecord, None, TrialTables]:
     """Run a trial, yielding a record after each epoch; the generator's value are its tables.
 
@@ -46,6 +51,7 @@ def run_trial(
         provenance: recorded in the row.
         checkpoints: where training goes on from; reference rows are not trained and do not ask. The seconds in the row
             then include the epochs before.
+        device_trials: how many trials share the device at a time, this one included; recorded for the planner.
 
     Raises:
         StudyError: the data are not the trial's, or do not fit the configuration; a user's method cannot be imported,
@@ -63,14 +69,20 @@ def run_trial(
         )
     config = trial.configuration
     parts = data.prepare(config.system, config.split, coordinate_scale_m=config.training.coordinate_scale_m)
+    data_seconds = time.perf_counter() - began
     row: dict[str, Any] = {
         **_identity(trial, provenance, started_at),
         "device": _device_name(device),
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        "device_trials": device_trials,
         "classes": list(parts.conditions) or None,
         "train_samples": len(parts.training.source.position),
+        "validation_samples": len(parts.validation.condition),
         "test_samples": len(parts.test.condition),
         "fingerprints": "kept" if parts.fingerprints_kept else "per batch",
         "workers": worker_count(),
+        "data_seconds": data_seconds,
     }
     epochs: dict[str, Any] | None = None
     train_began = time.perf_counter()
@@ -114,6 +126,8 @@ def run_trial(
         cost = measure_complexity(method, config.training.batch_size)
         # channels_last halves a step on a CPU; on a GPU it is what the convolutions want too.
         method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        row["setup_seconds"] = time.perf_counter() - train_began
+        train_began = time.perf_counter()
         outcome = yield from train(
             method,
             parts.training,
@@ -130,6 +144,7 @@ def run_trial(
         row |= {
             "state": "diverged" if outcome.diverged else "done",
             "train_seconds": time.perf_counter() - train_began,
+            "validation_seconds": math.fsum(record.validation_seconds or 0.0 for record in outcome.epochs),
             "epochs": len(outcome.epochs),
             "best_epoch": best.epoch if best else None,
             "validation_rmse_m": best.validation_rmse_m if best else None,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import platform
 import socket
 import subprocess
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from study import __version__
 from study.spec.trial import Trial, canonical_json
 
-__all__ = ["Provenance", "spec_hash", "trial_identity"]
+__all__ = ["Provenance", "processor_name", "spec_hash", "trial_identity"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,19 @@ def trial_identity(trial: Trial, provenance: Provenance, started_at: datetime) -
 def spec_hash(spec: dict[str, Any]) -> str:
     """The first 16 hex digits of the SHA-256 of a resolved spec."""
     return hashlib.sha256(canonical_json(spec).encode()).hexdigest()[:16]
+
+
+@cache
+def processor_name() -> str:
+    """The processor of this machine as its maker calls it, such as ``AMD EPYC 7B13``; its kind where that is unknown."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("model name", "Processor", "cpu model") and value.strip():
+                return " ".join(value.split())
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown"
 
 
 def _version(package: str) -> str | None:

@@ -86,6 +86,7 @@ TRIAL_SCHEMA = pa.schema(
         ("classes", pa.list_(_TEXT)),
         ("test_samples", _INT),
         ("train_samples", _INT),
+        ("validation_samples", _INT),
         ("fingerprints", _TEXT),
         ("parameters", _INT),
         ("parameters_deployed", _INT),
@@ -94,10 +95,16 @@ TRIAL_SCHEMA = pa.schema(
         ("macs_per_sample", _INT),
         ("macs_deployed", _INT),
         ("train_seconds", _FLOAT),
+        ("validation_seconds", _FLOAT),
+        ("data_seconds", _FLOAT),
+        ("setup_seconds", _FLOAT),
         ("trial_seconds", _FLOAT),
         ("peak_memory_mb", _FLOAT),
         ("started_at", _TEXT),
         ("device", _TEXT),
+        ("processor", _TEXT),
+        ("threads", _INT),
+        ("device_trials", _INT),
         ("workers", _INT),
         ("host", _TEXT),
         ("torch_version", _TEXT),
@@ -119,6 +126,7 @@ EPOCH_SCHEMA = pa.schema(
         ("seconds", _FLOAT),
         ("log_var_position", _FLOAT),
         ("log_var_condition", _FLOAT),
+        ("validation_seconds", _FLOAT),
     ]
 )
 ERROR_SCHEMA = pa.schema(

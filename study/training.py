@@ -57,7 +57,7 @@ class CheckpointError(ResultsError):
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What is known after an epoch; the epoch numbers start at 1."""
+    """What is known after an epoch; the epoch numbers start at 1. `validation_seconds` are a part of `seconds`."""
 
     epoch: int
     train_loss: float
@@ -67,6 +67,7 @@ class EpochRecord:
     seconds: float
     log_var_position: float | None = None
     log_var_condition: float | None = None
+    validation_seconds: float | None = None
 
     @property
     def diverged(self) -> bool:
@@ -188,14 +189,17 @@ def train(
             schedule.step()
             total += loss.detach()
 
+        train_loss = float(total) / steps  # waits for the device: what follows is validation alone
+        trained = time.perf_counter()
         predictions = predict(method, validation, frame)
         record = EpochRecord(
             epoch=epoch,
-            train_loss=float(total) / steps,
+            train_loss=train_loss,
             validation_rmse_m=rmse_m(predictions.error_m),
             validation_accuracy=accuracy(predictions),
             learning_rate=rate,
             seconds=time.perf_counter() - began,
+            validation_seconds=time.perf_counter() - trained,
             **{name: float(value) for name, value in method.learned_weights().items()},
         )
         # One worker decides which epoch is the best: another kind of processor may round to another.

@@ -48,6 +48,7 @@ class Payload:
         time_limit_s: seconds after which a trial is stopped.
         fingerprint_memory_mb: see `Cluster`.
         device_share: the trial's share of the memory it trains in.
+        device_trials: how many trials share its device: the cores of its machine, or its GPU.
     """
 
     site: str
@@ -59,6 +60,7 @@ class Payload:
     time_limit_s: float | None
     fingerprint_memory_mb: int | None
     device_share: float
+    device_trials: int
 
 
 @dataclass
@@ -107,7 +109,7 @@ def attempt(trial: Trial, data: SiteData, payload: Payload) -> Generator[EpochRe
     from study.execution import failed_tables, run_trial
 
     began = time.monotonic()
-    run = run_trial(trial, data, payload.provenance)
+    run = run_trial(trial, data, payload.provenance, device_trials=payload.device_trials)
     try:
         while True:
             record = next(run)

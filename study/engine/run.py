@@ -171,6 +171,7 @@ def _payload(
         time_limit_s=cluster.trial_time_limit_s,
         fingerprint_memory_mb=cluster.fingerprint_memory_mb,
         device_share=_device_share(cluster, machines),
+        device_trials=_processes_on_a_device(cluster, machines),
     )
 
 
@@ -179,9 +180,15 @@ def _device_share(cluster: Cluster, machines: Sequence[Node]) -> float:
     worker = cluster.per_worker
     if worker.gpu > 0:
         return min(1.0, worker.gpu, cluster.gpu_memory_share or 1.0)
-    fit = int(max(node.cpus for node in machines) / worker.cpu + 1e-9)
+    return 1 / _processes_on_a_device(cluster, machines)
+
+
+def _processes_on_a_device(cluster: Cluster, machines: Sequence[Node]) -> int:
+    """How many processes share a GPU or, without one, the machine that runs the most of them."""
+    worker = cluster.per_worker
+    fit = int(1 / worker.gpu + 1e-9) if worker.gpu else int(max(node.cpus for node in machines) / worker.cpu + 1e-9)
     processes = fit if cluster.slots is None else min(fit, cluster.slots * cluster.workers_per_trial)
-    return 1 / max(1, processes)
+    return max(1, processes)
 
 
 def _ticker(observer: RunObserver, store: Store, *, sweep: bool) -> Callable[[], None]:

@@ -311,7 +311,10 @@ def _tables(trial: Trial, payload: Payload, reports: _Reports) -> TrialTables:
     began = time.monotonic()
     try:
         data = open_data(payload, get_device())
-        return _value(run_trial(trial, data, payload.provenance, checkpoints=reports))
+        run = run_trial(
+            trial, data, payload.provenance, checkpoints=reports, device_trials=payload.device_trials
+        )
+        return _value(run)
     except _EndError:
         raise
     except CheckpointError as error:

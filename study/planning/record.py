@@ -16,10 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from study.result_files import new_file, printable, read_plain_file
 
-__all__ = ["BASIS_WORDS", "PLAN_FILE", "Basis", "CellPlan", "Plan", "Spread", "read_plan", "write_plan"]
+__all__ = ["BASIS_WORDS", "PLAN_FILE", "Basis", "CellPlan", "Plan", "Spread", "read_plan", "worst", "write_plan"]
 
 PLAN_FILE = "plan.json"
-PLAN_FORMAT = 1
 _MOST_BYTES = 20_000_000
 
 # From the best to the worst, of which a sum has the worst.
@@ -100,6 +99,7 @@ class Plan(_Frozen):
         study_version: of the planner.
         cluster: the cluster file.
         machines: what it consists of, in words.
+        trainer: ``tune`` or ``ray_train``: how trials were to run.
         slots: trials at the same time.
         trials: trials that were planned.
         stored: trials of the study that were stored already and are no part of the plan.
@@ -113,13 +113,14 @@ class Plan(_Frozen):
         notes: what a reader must know.
     """
 
-    format: Literal[1] = PLAN_FORMAT
+    format: Literal[1] = 1
     study: str
     spec_hash: str
     made_at: str
     study_version: str
     cluster: str
     machines: tuple[str, ...]
+    trainer: Literal["tune", "ray_train"] = "tune"
     slots: Annotated[int, Field(ge=1)]
     trials: Annotated[int, Field(ge=0)]
     stored: Annotated[int, Field(ge=0)] = 0

@@ -168,6 +168,7 @@ class Process:
                 "time_limit_s": None,
                 "fingerprint_memory_mb": None,
                 "device_share": 1.0,
+                "device_trials": 1,
                 **changes,
             }
         )
