@@ -23,11 +23,13 @@ class Schedule:
     Attributes:
         start, end: of each job.
         slot: of each job.
+        fetched: whether it had to get its context.
     """
 
     start: NDArray[np.float64]
     end: NDArray[np.float64]
     slot: NDArray[np.int64]
+    fetched: NDArray[np.bool_]
 
     @property
     def makespan(self) -> float:
@@ -53,23 +55,21 @@ def list_schedule(
         group: the group of each job, [J]; all in one by default. A smaller number comes first.
         after: for each group the group whose jobs must have ended before it starts, or None.
         context: what each job needs to have at hand, [J]; a slot keeps that of its last job.
-        context_seconds: what it takes to get it, [J]; nothing for a job after one with the same context.
+        context_seconds: what it takes to get it, as `seconds`; nothing for a job after one with the same context.
         first_seconds: what a slot takes before its first job.
 
     Raises:
         ValueError: no slot, a negative time, or groups that wait for each other.
     """
-    times = np.asarray(seconds, float)
-    if times.ndim == 1:
-        times = np.repeat(times[:, None], max(slot_kinds, default=0) + 1, axis=1)
-    jobs = len(times)
     if not len(slot_kinds):
         raise ValueError("there is no slot")
-    if jobs and not (np.isfinite(times).all() and times.min() >= 0 and first_seconds >= 0):
+    times = _by_kind(seconds, slot_kinds)
+    jobs = len(times)
+    extra = np.zeros_like(times) if context_seconds is None else _by_kind(context_seconds, slot_kinds)
+    if not all(np.isfinite(values).all() and (values >= 0).all() for values in (times, extra, first_seconds)):
         raise ValueError("times must be finite and not negative")
     groups = [0] * jobs if group is None else list(group)
     waits = list(after) if after is not None else [None] * (max(groups, default=-1) + 1)
-    extra = np.zeros(jobs) if context_seconds is None else np.asarray(context_seconds, float)
 
     members: dict[int, list[int]] = {}
     for job, number in enumerate(groups):
@@ -90,6 +90,7 @@ def list_schedule(
     heapq.heapify(ready)
 
     start, end, slot = np.zeros(jobs), np.zeros(jobs), np.zeros(jobs, np.int64)
+    fetched = np.zeros(jobs, np.bool_)
     free = [(0.0, number) for number in range(len(slot_kinds))]
     has: list[int | None] = [None] * len(slot_kinds)
     fresh = [True] * len(slot_kinds)
@@ -110,8 +111,8 @@ def list_schedule(
             heapq.heappop(ready)
         took = table[job][slot_kinds[number]]
         if context is not None and (fresh[number] or has[number] != context[job]):
-            took += costs[job]
-            has[number] = context[job]
+            took += costs[job][slot_kinds[number]]
+            has[number], fetched[job] = context[job], True
         if fresh[number]:
             took += first_seconds
             fresh[number] = False
@@ -123,4 +124,10 @@ def list_schedule(
         if not left[chosen]:
             for follower in followers.pop(chosen, ()):
                 heapq.heappush(coming, (last_end[chosen], follower))
-    return Schedule(start, end, slot)
+    return Schedule(start, end, slot, fetched)
+
+
+def _by_kind(seconds: ArrayLike, slot_kinds: Sequence[int]) -> NDArray[np.float64]:
+    """Times on each kind of slot, [J, K]."""
+    times = np.asarray(seconds, float)
+    return times if times.ndim == 2 else np.repeat(times[:, None], max(slot_kinds) + 1, axis=1)

@@ -1,7 +1,7 @@
 """The command line. Each command calls one function; heavy packages are imported by the command that needs them.
 
 Exit codes: 0 all is well; 1 it ran, but a trial failed or a repeated trial differs; 2 the input cannot be used (one
-message on stderr, nothing started); 130 stopped by Ctrl-C.
+message on stderr, nothing started); 3 it stopped at a limit (--max-hours, --max-cost); 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from study import __version__
 from study.errors import DataError, ResultsError, SpecError, StudyError, nearest
 
 if TYPE_CHECKING:
+    from cluster.prices import Prices
+
     from models.methods import Method
     from study.console import RunDisplay, TraceDisplay
     from study.data.site import Site
@@ -59,6 +61,10 @@ PresetOption = Annotated[
     str | None, typer.Option(help="Size of a spec that has presets: small, paper or one of your own.")
 ]
 SeedsOption = Annotated[int | None, typer.Option(min=1, max=1000, help="Model seeds per cell, instead of the spec's.")]
+ClusterOption = Annotated[str, typer.Option(help="Cluster file: a YAML file, or the name of a shipped one.")]
+PricesOption = Annotated[
+    Path | None, typer.Option(help="A price list of your own; it comes before the shipped cluster/prices.yaml.")
+]
 
 
 def main() -> None:
@@ -141,12 +147,25 @@ def run(
         list[str] | None,
         typer.Option(help="Also log to mlflow, mlflow=URI, tensorboard or tensorboard=DIR; may be given twice."),
     ] = None,
+    max_hours: Annotated[
+        float | None,
+        typer.Option(
+            help="Hand out no more trials after so many hours; those that run come to their end (exit code 3)."
+        ),
+    ] = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(help="The same for money, at what the machines of the cluster file cost by the hour."),
+    ] = None,
+    prices: PricesOption = None,
 ) -> None:
     """Run a study: everything it wants that is not stored yet, then the report."""
     from cluster.loading import load_cluster
     from study.console import RunDisplay, show_plan, show_summary
     from study.methods import search_path
     from study.observers import Observers, make_observers
+    from study.planning.before_run import planning
+    from study.planning.limits import run_limit
     from study.resources import find_cluster, find_spec
     from study.running import plan_run, run_study
     from study.storage import is_remote, open_results, study_location
@@ -156,6 +175,8 @@ def run(
     loaded = _load_spec(spec_path, preset, seeds)
     cluster_path = find_cluster(cluster)
     machines = load_cluster(cluster_path)
+    price_list = _prices(prices)
+    limit = run_limit(max_hours, max_cost, machines, price_list, source=str(cluster_path))
     place = results or (str(DEFAULT_RESULTS) if machines.storage == "local" else machines.storage)
     location = study_location(place, loaded.study)
     console = Console(soft_wrap=True, highlight=False)
@@ -167,6 +188,10 @@ def run(
     varying = [*loaded.axes, *(path for search in loaded.search for path in search.space)]
     with open_results(location, create=True) as store:
         logs = make_observers(log or [], store.folder, is_mirror=is_remote(location))
+
+        def say(text: str) -> None:
+            console.print(text, markup=False)
+
         with _Interruption() as interruption, RunDisplay(console, dict.fromkeys(varying)) as display:
             summary = run_study(
                 loaded,
@@ -177,9 +202,15 @@ def run(
                 retry=retried,
                 search_path=search_path(spec_path),
                 checkpoints=str(study_location(location, "checkpoints")) if is_remote(location) else None,
-                say=lambda text: console.print(text, markup=False),
+                say=say,
                 should_stop=lambda: interruption.asked(display),
-            )
+                limit=limit,
+                before=lambda site, table: planning(
+                    loaded, site, table, machines, price_list, store,
+                    DEFAULT_RESULTS if is_remote(location) else store.folder.parent,
+                    source=str(cluster_path), say=say,
+                ),
+            )  # fmt: skip
         show_summary(console, summary, time.monotonic() - began)
         if summary.stopped:
             console.print(f"stopped; finished trials are in {store.location}. To go on, run the same command again.")
@@ -195,8 +226,176 @@ def run(
         if store.remote is not None:
             store.remote.push_folder("report", store.folder / "report")
             console.print(f"report and results: {store.location}")
+    if summary.limit is not None and summary.progress.stored + summary.executed < summary.progress.wanted:
+        console.print(f"stopped at the limit, {summary.limit}. To go on, run the same command again.", markup=False)
+        raise typer.Exit(3)
     bad = summary.progress.finished
     if bad["failed"] or bad["out_of_memory"] or bad["lost"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    spec: Annotated[
+        str | None, typer.Argument(help="Study spec: a YAML file, or the name of a shipped one; not with --backtest.")
+    ] = None,
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    cluster: ClusterOption = "local",
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE FILE...", help="Cluster files to compare: --compare a.yaml b.yaml."),
+    ] = None,
+    deadline: Annotated[
+        str | None, typer.Option(help="When it has to be done: 8h, 90m, 1d12h, or a time such as 2027-01-31T18:00.")
+    ] = None,
+    budget: Annotated[float | None, typer.Option(help="What it may cost, in the currency of the prices.")] = None,
+    sizes: Annotated[
+        bool, typer.Option("--sizes", help="Also look at clusters of other sizes; a limit or --figure does so, too.")
+    ] = False,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw cost against time over cluster sizes into this file (.svg or .png).")
+    ] = None,
+    backtest: Annotated[
+        Path | None,
+        typer.Option(help="Plan the finished studies of this results folder again, each without what it told itself."),
+    ] = None,
+    preset: PresetOption = None,
+    seeds: SeedsOption = None,
+    results: ResultsOption = DEFAULT_RESULTS,
+    whole: Annotated[bool, typer.Option("--whole", help="Plan all trials, also those that are stored.")] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A calibration, or a folder of some; by default those in calibration/ beside the results."),
+    ] = None,
+    prices: PricesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a study will cost before it runs: hours, money, energy, memory, and what would meet a deadline or a budget.
+
+    It rests on calibrations (`study calibrate`) and on the finished studies beside the results; where nothing was
+    measured, on counted operations.
+    """
+    from cluster.loading import load_cluster
+    from study.planning.answering import answer, stored_trials
+    from study.planning.knowledge import gather
+    from study.planning.limits import plan_limits
+    from study.planning.showing import show_answer, show_comparison
+    from study.resources import find_cluster, find_spec
+    from study.running import prepare
+    from study.storage import open_results
+
+    console = Console(soft_wrap=True, highlight=False)
+    if more and not compare:
+        raise SpecError(f"{more[0]!r} is one argument too many", fix="name several cluster files with --compare")
+    if backtest is not None:
+        if spec is not None:
+            raise SpecError("a backtest reads the specs of the results", where=f"{spec}", fix="leave SPEC out")
+        _backtest(backtest, cluster, results, calibration, prices, console, as_json=as_json)
+        return
+    if spec is None:
+        raise SpecError("there is no spec to plan", allowed="study plan SPEC, or study plan --backtest RESULTS")
+    limits = plan_limits(deadline, budget)
+    loaded = _load_spec(find_spec(spec), preset, seeds)
+    files = [find_cluster(name) for name in ([*compare, *(more or [])] if compare else [cluster])]
+    clusters = [(str(file), load_cluster(file)) for file in files]
+    price_list = _prices(prices)
+    if figure is not None:
+        from reports.figures.cost_over_time import check_figure_file
+
+        check_figure_file(figure)
+    site, table = prepare(loaded)
+    stored: dict[str, int] = {}
+    folder = results / loaded.study
+    if not whole and (folder / "study.yaml").is_file():
+        with open_results(folder, parts=("trials",)) as store:
+            stored = stored_trials(loaded, site.data_hash, store)
+    known = gather(results, calibration)
+    answers = [
+        answer(
+            loaded,
+            site,
+            table,
+            machines,
+            price_list,
+            results,
+            source=name,
+            calibration=calibration,
+            known=known,
+            stored=stored,
+            limits=limits,
+            look_for_sizes=sizes or figure is not None,
+        )
+        for name, machines in clusters
+    ]
+    if figure is not None:
+        from study.planning.picture import draw_plans
+
+        draw_plans(answers, limits, figure)
+    if as_json:
+        found = [item.as_json() for item in answers]
+        print(json.dumps(found if compare else found[0], indent=1, ensure_ascii=False))
+    elif compare:
+        show_comparison(console, answers, limits)
+    else:
+        show_answer(console, answers[0])
+    if figure is not None and not as_json:
+        console.print(f"figure: {figure}", markup=False)
+
+
+@app.command()
+def calibrate(
+    spec: Annotated[
+        str | None,
+        typer.Argument(help="Study spec whose work is measured; by default all methods in both network presets."),
+    ] = None,
+    cluster: ClusterOption = "local",
+    preset: PresetOption = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=600, help="Seconds for each kind of work; slow steps take longer.")
+    ] = 1.5,
+    results: ResultsOption = DEFAULT_RESULTS,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the calibration; by default calibration/ beside the results.")
+    ] = None,
+    prices: PricesOption = None,
+) -> None:
+    """Measure what trials take on every kind of machine of a cluster, with a few training steps each."""
+    from cluster.machines import machine_kinds
+
+    from cluster.check import check_local
+    from cluster.loading import load_cluster
+    from study.methods import load_study, search_path
+    from study.planning.knowledge import calibration_folder
+    from study.planning.showing import CalibrationDisplay, show_calibrated
+    from study.planning.usual import usual_specs
+    from study.resources import find_cluster, find_spec
+
+    cluster_path = find_cluster(cluster)
+    machines = load_cluster(cluster_path)
+    check_local(machines, source=str(cluster_path))
+    kinds = machine_kinds(machines, _prices(prices), source=str(cluster_path))
+    spec_path = None if spec is None else find_spec(spec)
+    specs = usual_specs() if spec_path is None else [load_study(spec_path, preset)]
+    console = Console(soft_wrap=True, highlight=False)
+    from study.calibrating import calibrate as measure_all  # imports Ray, which takes a second
+    from study.calibrating import subjects_of
+
+    with _Interruption() as interruption:
+        found = measure_all(
+            subjects_of(specs, machines, kinds, source=str(cluster_path)),
+            machines,
+            kinds,
+            out or calibration_folder(results),
+            seconds=seconds,
+            source=str(cluster_path),
+            search_path=search_path(spec_path) if spec_path else (),
+            observer=CalibrationDisplay(console),
+            should_stop=interruption.requested.is_set,
+        )
+    show_calibrated(console, found)
+    if found.stopped:
+        raise typer.Exit(130)
+    if found.failures:
         raise typer.Exit(1)
 
 
@@ -549,6 +748,51 @@ def _load_spec(file: Path, preset: str | None, seeds: int | None) -> StudySpec:
                 allowed=f"at least --seeds {search.seeds}",
             )
     return loaded.model_copy(update={"seeds": seeds})
+
+
+def _prices(path: Path | None) -> Prices:
+    """The shipped prices, and a list of the user's own over them."""
+    from cluster.prices import load_prices, merged
+
+    shipped = load_prices()
+    return shipped if path is None else merged(shipped, load_prices(path))
+
+
+def _backtest(
+    folder: Path,
+    cluster: str,
+    results: Path,
+    calibration: Path | None,
+    prices: Path | None,
+    console: Console,
+    *,
+    as_json: bool,
+) -> None:
+    from cluster.machines import machine_kinds
+
+    from cluster.loading import load_cluster
+    from study.planning.backtest import backtest
+    from study.planning.knowledge import gather, studies_in
+    from study.planning.showing import show_backtest
+    from study.resources import find_cluster
+
+    if not studies_in(folder):
+        raise ResultsError(
+            "there are no results to plan again",
+            where=str(folder),
+            allowed="the results folder of a study, or the folder of several",
+        )
+    cluster_path = find_cluster(cluster)
+    machines = load_cluster(cluster_path)
+    kinds = machine_kinds(machines, _prices(prices), source=str(cluster_path))
+    # What other studies took is known too, where they lie beside.
+    beside = folder if (folder / "study.yaml").is_file() is False else folder.resolve().parent
+    known = gather(beside if results == DEFAULT_RESULTS else results, calibration)
+    found = backtest(folder, machines, kinds, known, source=str(cluster_path))
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+    else:
+        show_backtest(console, found)
 
 
 def _own_method(path: str) -> type[Method]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from models.complexity import measure_complexity
-from models.methods import NetworkShape, build_method
+from models.complexity import Complexity, measure_complexity
+from models.methods import Method, NetworkShape, build_method
 from models.model_based import ModelBased
 from models.parallel import worker_count
 from models.references import REFERENCES
@@ -27,7 +27,7 @@ from study.spec.trial import Trial
 from study.store import TrialTables
 from study.training import Checkpoints, EpochRecord, condition_entropy, epoch_columns, predict, train
 
-__all__ = ["failed_tables", "run_trial"]
+__all__ = ["failed_tables", "initialized_method", "run_trial"]
 
 
 def run_trial(
@@ -114,18 +114,7 @@ def run_trial(
             "validation_accuracy": accuracy(validation),
         }
     else:
-        shape = NetworkShape(
-            fingerprint=fingerprint_shape(config.system),
-            conditions=len(parts.conditions),
-            backbone=BACKBONES[config.network.preset],
-        )
-        torch.manual_seed(trial.seed)
-        method = build_method(
-            method_class(trial), shape, branches=config.branches, objective=dict(trial.config["objective"])
-        )
-        cost = measure_complexity(method, config.training.batch_size)
-        # channels_last halves a step on a CPU; on a GPU it is what the convolutions want too.
-        method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        method, cost = initialized_method(trial, len(parts.conditions), device)
         row["setup_seconds"] = time.perf_counter() - train_began
         train_began = time.perf_counter()
         outcome = yield from train(
@@ -169,6 +158,32 @@ def run_trial(
         test = predict(method, parts.test, parts.frame)
     row |= _test_metrics(test, parts)
     return TrialTables(_finish(row, began, device), epochs, _error_columns(test, parts))
+
+
+def initialized_method(trial: Trial, conditions: int, device: torch.device) -> tuple[Method, Complexity]:
+    """The network of a trial as it starts, on the device, and what it costs.
+
+    Args:
+        trial: what is to be trained.
+        conditions: number of propagation conditions of its data.
+        device: where to train.
+
+    Raises:
+        StudyError: a user's method cannot be imported, or is not the code that the trial was asked for with.
+    """
+    config = trial.configuration
+    shape = NetworkShape(
+        fingerprint=fingerprint_shape(config.system),
+        conditions=conditions,
+        backbone=BACKBONES[config.network.preset],
+    )
+    torch.manual_seed(trial.seed)
+    method = build_method(
+        method_class(trial), shape, branches=config.branches, objective=dict(trial.config["objective"])
+    )
+    cost = measure_complexity(method, config.training.batch_size)
+    # channels_last halves a step on a CPU; on a GPU it is what the convolutions want too.
+    return method.to(device=device, memory_format=torch.channels_last), cost  # type: ignore[call-overload]
 
 
 def failed_tables(trial: Trial, provenance: Provenance, state: str, error: str) -> TrialTables:

@@ -67,7 +67,7 @@ def spec_hash(spec: dict[str, Any]) -> str:
 
 @cache
 def processor_name() -> str:
-    """The processor of this machine as its maker calls it, such as ``AMD EPYC 7B13``; its kind where that is unknown."""
+    """This machine's processor as its maker calls it, such as ``AMD EPYC 7B13``; its kind where that is unknown."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ from study.store import Damaged, Store, StoredTrials
 
 __all__ = [
     "RETRIED_STATES",
+    "RunLimit",
     "RunPlan",
     "RunSummary",
     "SplitSize",
@@ -56,17 +58,57 @@ class RunSummary:
         progress: counts at the end.
         stopped: it was asked to stop before all was done.
         outside: stored trials that the spec, as it is now, does not ask for.
+        limit: the limit at which it handed out no more trials, in words; None where it did not come to one.
     """
 
     location: str
     progress: Progress
     stopped: bool
     outside: int
+    limit: str | None = None
 
     @property
     def executed(self) -> int:
         """Trials that this run finished."""
         return sum(count for state, count in self.progress.finished.items() if state != "lost")
+
+
+@dataclass
+class RunLimit:
+    """What a run may take. At the limit no further trial is handed out; those that run come to their end.
+
+    Attributes:
+        hours: on the clock, from the run's start.
+        cost: money, at a rate per hour.
+        rate_per_hour: what all machines cost.
+        currency: of both.
+        reached: the limit that was reached, in words.
+    """
+
+    hours: float | None = None
+    cost: float | None = None
+    rate_per_hour: float | None = None
+    currency: str | None = None
+    reached: str | None = None
+    _began: float = field(default_factory=time.monotonic, repr=False)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is any."""
+        return self.hours is not None or self.cost is not None
+
+    def start(self) -> None:
+        """The time counts from now."""
+        self._began = time.monotonic()
+
+    def allows_more(self) -> bool:
+        """Whether another trial may be handed out."""
+        hours = (time.monotonic() - self._began) / 3600
+        if self.hours is not None and hours >= self.hours:
+            self.reached = self.reached or f"--max-hours {self.hours:g}"
+        if self.cost is not None and self.rate_per_hour is not None and hours * self.rate_per_hour >= self.cost:
+            self.reached = self.reached or f"--max-cost {self.cost:g} {self.currency or ''}".rstrip()
+        return self.reached is None
 
 
 def prepare(spec: StudySpec) -> tuple[Site, PathTable]:
@@ -161,6 +203,8 @@ def run_study(
     checkpoints: str | None = None,
     say: Callable[[str], None] = lambda text: None,
     should_stop: Callable[[], bool] = lambda: False,
+    limit: RunLimit | None = None,
+    before: Callable[[Site, PathTable], AbstractContextManager[object]] = lambda site, table: nullcontext(),
 ) -> RunSummary:
     """Run what the spec wants and the store does not hold yet.
 
@@ -175,11 +219,13 @@ def run_study(
         checkpoints: folder or URI for the checkpoints of Ray Train trials; in the store's folder by default.
         say: told what the user may want to know of the cluster: machines that are waited for, the dashboard's address.
         should_stop: asked often; True ends the run cleanly.
+        limit: what the run may take: no trial is handed out after it.
+        before: entered before Ray starts, and left when the trials have ended: what is to be known or done meanwhile.
 
     Raises:
         StudyError: the site, the cluster or the folder cannot be used; nothing was started then.
     """
-    site, _ = prepare(spec)
+    site, table = prepare(spec)
     check_local(cluster, source=cluster_source)
     described = spec.model_dump(mode="json", by_alias=True)
     provenance = Provenance.here(described)
@@ -208,25 +254,30 @@ def run_study(
         if here:  # known before Ray has started, which takes some seconds
             started(slots(cluster, cluster.cpus or this_machine().cpus, cluster.gpus, source=cluster_source))
         stopped = True
+        limit = limit or RunLimit()
+        limit.start()
         try:
-            stopped = execute(
-                queue,
-                first,
-                store,
-                site,
-                cluster,
-                provenance,
-                observer,
-                should_stop,
-                checkpoints=str((store.folder / "checkpoints").resolve()) if checkpoints is None else checkpoints,
-                search_path=search_path,
-                source=cluster_source,
-                on_connected=(lambda at_once: None) if here else started,
-                say=say,
-            )
+            with before(site, table):
+                del table
+                stopped = execute(
+                    queue,
+                    first,
+                    store,
+                    site,
+                    cluster,
+                    provenance,
+                    observer,
+                    should_stop,
+                    checkpoints=str((store.folder / "checkpoints").resolve()) if checkpoints is None else checkpoints,
+                    search_path=search_path,
+                    source=cluster_source,
+                    on_connected=(lambda at_once: None) if here else started,
+                    say=say,
+                    limit=limit,
+                )
         finally:
             observer.run_ended(stopped)
-        return _summary(store, queue, stored, stopped)
+        return _summary(store, queue, stored, stopped, limit.reached)
 
 
 @dataclass(frozen=True)
@@ -285,9 +336,11 @@ def _split(stored: StoredTrials, retry: Collection[str]) -> tuple[dict[str, dict
     return {key: row for key, row in stored.rows.items() if key not in retried}, retried
 
 
-def _summary(store: Store, queue: StudyQueue, stored: StoredTrials, stopped: bool) -> RunSummary:
+def _summary(
+    store: Store, queue: StudyQueue, stored: StoredTrials, stopped: bool, limit: str | None = None
+) -> RunSummary:
     outside = len(set(stored.rows) - queue.known_keys())
-    return RunSummary(store.location, queue.progress(), stopped, outside)
+    return RunSummary(store.location, queue.progress(), stopped, outside, limit)
 
 
 def _epochs_in(store: Store) -> Callable[[str], Mapping[str, list[Any]] | None]:

@@ -546,6 +546,14 @@ class Store:
         """
         self._write_document("site.json", json.dumps(site, indent=1, ensure_ascii=False).encode())
 
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Write what the study was expected to take, see `study.planning.record`.
+
+        Raises:
+            ResultsError: the folder cannot be written.
+        """
+        self._write_document("plan.json", json.dumps(plan, indent=1, ensure_ascii=False).encode())
+
     def owner(self) -> Owner | None:
         """The driver that holds the folder now; None when none does.
 

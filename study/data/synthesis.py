@@ -150,6 +150,10 @@ class Fingerprints:
         for rows in self._rows.split(size):
             yield self._source[rows]
 
+    def take(self, index: Tensor) -> Fingerprints:
+        """Some of the samples; nothing is made yet."""
+        return Fingerprints(self._source, self._rows[index])
+
 
 class Channels:
     """Channel state information H of some samples, [n, M, N] complex64, made when it is asked for and not kept.

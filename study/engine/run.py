@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import study.engine.environment  # noqa: F401 - before Ray
 
@@ -31,6 +31,9 @@ from study.spec.trial import Trial
 from study.storage import is_remote
 from study.store import Store
 
+if TYPE_CHECKING:
+    from study.running import RunLimit
+
 __all__ = ["execute"]
 
 # How often the study looks for what killed Ray Train trials left behind.
@@ -54,6 +57,7 @@ def execute(
     source: str = "the cluster file",
     on_connected: Callable[[int], None] = lambda slots: None,
     say: Callable[[str], None] = lambda text: None,
+    limit: RunLimit | None = None,
 ) -> bool:
     """Run everything that a queue hands out.
 
@@ -71,6 +75,7 @@ def execute(
         source: the cluster file, for messages.
         say: told what the user may want to know of the cluster.
         on_connected: told how many trials run at a time, once the machines are known.
+        limit: after which no trial is handed out.
 
     Returns:
         Whether it was stopped before all was done.
@@ -104,11 +109,14 @@ def execute(
         hang_limit_s = None if cluster.uses_ray_train else cluster.trial_time_limit_s
         limits = Limits(cluster.max_retries, hang_limit_s)
         free = folder.remove if cluster.uses_ray_train else _nothing
-        searcher = QueueSearcher(queue, first, store, provenance, observer, stopper, limits, free)
+        may_go_on = limit.allows_more if limit is not None and limit.is_set else _always
+        searcher = QueueSearcher(queue, first, store, provenance, observer, stopper, limits, free, may_go_on)
         trainable, parameters = _trainable(cluster, payload, folder)
         # One more than fits waits its turn, so that a freed process finds its next trial at once. Ray Train's workers
-        # are no resources of Tune's: there the number alone keeps trials from waiting for each other.
-        at_once = slots if cluster.slots is not None or cluster.uses_ray_train else slots + 1
+        # are no resources of Tune's: there the number alone keeps trials from waiting for each other. With a limit
+        # none waits: it would start after the limit.
+        waits = cluster.slots is None and not cluster.uses_ray_train and may_go_on is _always
+        at_once = slots + 1 if waits else slots
         with tempfile.TemporaryDirectory(prefix="study-tune-") as scratch:
             tuner = tune.Tuner(
                 trainable,
@@ -204,6 +212,11 @@ def _ticker(observer: RunObserver, store: Store, *, sweep: bool) -> Callable[[],
             remove_orphaned_placement_groups()
 
     return tick
+
+
+def _always() -> bool:
+    """Without a limit."""
+    return True
 
 
 def _nothing(key: str) -> None:

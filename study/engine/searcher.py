@@ -76,6 +76,7 @@ class QueueSearcher(_NotPickled, Searcher):
         stopper: knows whether the run is ending.
         limits: see there.
         free: called with the key of each trial that is stored, to remove what it left elsewhere.
+        may_go_on: whether another trial may be handed out; once it says no, those that run are the last.
     """
 
     def __init__(
@@ -88,10 +89,11 @@ class QueueSearcher(_NotPickled, Searcher):
         stopper: RunStopper,
         limits: Limits,
         free: Callable[[str], None] = lambda key: None,
+        may_go_on: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(metric=METRIC, mode="min")
         self._queue, self._store, self._provenance, self._observer = queue, store, provenance, observer
-        self._stopper, self._limits, self._free = stopper, limits, free
+        self._stopper, self._limits, self._free, self._may_go_on = stopper, limits, free, may_go_on
         self._ready = [first]  # handed out by the queue, and not running
         self._losses: Counter[str] = Counter()  # by trial key
         self._running: dict[str, _Running] = {}  # by Tune's id
@@ -102,6 +104,8 @@ class QueueSearcher(_NotPickled, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial, None where a running one decides what comes, or that there is no more."""
         found: Trial | Work = Work.NONE
+        if not self._may_go_on():
+            return None if self._running else str(Searcher.FINISHED)
         with self._noticing_a_full_disk():
             found = self._ready.pop() if self._ready else self._queue.next()
         if self.store_failure is not None:

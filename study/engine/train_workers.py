@@ -311,9 +311,7 @@ def _tables(trial: Trial, payload: Payload, reports: _Reports) -> TrialTables:
     began = time.monotonic()
     try:
         data = open_data(payload, get_device())
-        run = run_trial(
-            trial, data, payload.provenance, checkpoints=reports, device_trials=payload.device_trials
-        )
+        run = run_trial(trial, data, payload.provenance, checkpoints=reports, device_trials=payload.device_trials)
         return _value(run)
     except _EndError:
         raise

@@ -15,9 +15,7 @@ from study.store import EPOCH_SCHEMA, TRIAL_SCHEMA, TrialTables
 
 __all__ = ["EpochValues", "TrialRecord", "key_paths"]
 
-_NOT_MEASURED = frozenset(
-    {"seed", "data_seed", "search_seed", "planned_epochs", "workers", "threads", "device_trials"}
-)
+_NOT_MEASURED = frozenset({"seed", "data_seed", "search_seed", "planned_epochs", "workers", "threads", "device_trials"})
 _MEASURED = [
     field.name
     for field in TRIAL_SCHEMA

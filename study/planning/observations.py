@@ -39,6 +39,7 @@ __all__ = [
     "Quantity",
     "Run",
     "Versions",
+    "of_engine",
     "of_study",
     "read_calibrations",
     "runs_of",
@@ -289,6 +290,8 @@ def of_study(store: Store, name: str) -> list[Observation]:
     Rows that were written before these were recorded tell nothing, and neither do trials that did not end well.
     """
     rows = [row for row in store.load().rows.values() if row["state"] == "done" and _is_timed(row)]
+    plan = read_plan(store.folder)
+    trainer = "tune" if plan is None or isinstance(plan, str) else plan.trainer
     values: dict[tuple[Quantity, str, Device, WorkKey | None, str, Versions], list[float]] = defaultdict(list)
     made: dict[tuple[Any, ...], float] = {}
     started: dict[str, str] = {}
@@ -343,7 +346,7 @@ def of_study(store: Store, name: str) -> list[Observation]:
         )
         for (quantity, day, device, work, detail, versions), numbers in values.items()
     ]  # fmt: skip
-    return [item for item in found if item is not None] + _of_engine(store, name, rows)
+    return [item for item in found if item is not None] + of_engine(store, name, rows, trainer)
 
 
 def _is_timed(row: Mapping[str, Any]) -> bool:
@@ -353,24 +356,34 @@ def _is_timed(row: Mapping[str, Any]) -> bool:
     return all(row.get(name) is not None for name in needed) and row["train_samples"] > 0
 
 
-def _of_engine(store: Store, name: str, rows: Iterable[Mapping[str, Any]]) -> list[Observation]:
-    """Seconds before the first trial, between trials and after the last one, of each run that came to its end."""
+def of_engine(
+    store: Store, source: str, rows: Iterable[Mapping[str, Any]], trainer: str, node_type: str = ""
+) -> list[Observation]:
+    """Seconds before the first trial, between trials and after the last one, of each run that came to its end.
+
+    Args:
+        store: the study, with its event log.
+        source: ``calibration`` or the study's name.
+        rows: its trials that tell their seconds.
+        trainer: ``tune`` or ``ray_train``.
+        node_type: of the machines.
+    """
     inside = {row["key"]: row for row in rows}
     found: list[Observation] = []
-    plan = read_plan(store.folder)
-    if not inside or plan is None or isinstance(plan, str):
+    if not inside:
         return found
     any_row = next(iter(inside.values()))
     device = Device(
         any_row["processor"] if any_row["device"] == "cpu" else any_row["device"],
         any_row["threads"],
         any_row["device_trials"],
+        node_type,
     )
     versions = Versions(any_row["study_version"] or "", _public(any_row["torch_version"] or ""))
     for number, run in enumerate(runs_of(store)):
         shared: dict[str, Any] = {
-            "session": f"{name} {run.began[:10]}", "source": name, "measured_at": run.began, "device": device,
-            "detail": plan.trainer, "versions": versions,
+            "session": f"{source} {run.began[:10]}", "source": source, "measured_at": run.began, "device": device,
+            "detail": trainer, "versions": versions,
         }  # fmt: skip
         if not run.ended or number > 1000:
             continue

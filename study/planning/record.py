@@ -5,7 +5,6 @@ The file may come from a stranger: it is read with limits, and checked, like eve
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from study.result_files import new_file, printable, read_plain_file
+from study.result_files import printable, read_plain_file
 
-__all__ = ["BASIS_WORDS", "PLAN_FILE", "Basis", "CellPlan", "Plan", "Spread", "read_plan", "worst", "write_plan"]
+__all__ = ["BASIS_WORDS", "PLAN_FILE", "Basis", "CellPlan", "Plan", "Spread", "read_plan", "worst"]
 
 PLAN_FILE = "plan.json"
 _MOST_BYTES = 20_000_000
@@ -143,16 +142,6 @@ def worst(bases: Iterable[Basis]) -> Basis:
     """The basis of a sum."""
     order: tuple[Basis, ...] = ("measured", "scaled", "counted")
     return order[max((order.index(basis) for basis in bases), default=0)]
-
-
-def write_plan(folder: Path, plan: Plan) -> None:
-    """Write the plan of a results folder, whole or not at all.
-
-    Raises:
-        ResultsError: the folder cannot be written.
-    """
-    with new_file(folder / PLAN_FILE) as file:
-        file.write(json.dumps(plan.model_dump(mode="json"), indent=1, ensure_ascii=False).encode())
 
 
 def read_plan(folder: Path) -> Plan | str | None:

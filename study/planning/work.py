@@ -97,7 +97,8 @@ class Work:
         epochs: passes over the labelled samples; 0 for reference rows.
         context: what its fingerprints are made of; a process keeps those of its last trial.
         making: as in the key, but also where fingerprints are kept: they are made once.
-        data_mb: memory of its fingerprints and paths.
+        paths_mb: memory of its paths.
+        fingerprints_mb: memory of the fingerprints that it keeps.
     """
 
     key: WorkKey
@@ -105,7 +106,13 @@ class Work:
     epochs: int
     context: str
     making: str
-    data_mb: float
+    paths_mb: float
+    fingerprints_mb: float
+
+    @property
+    def data_mb(self) -> float:
+        """Memory of its data."""
+        return self.paths_mb + self.fingerprints_mb
 
     @property
     def steps(self) -> int:
@@ -180,8 +187,8 @@ def work_of(config: Mapping[str, Any], samples: Samples, *, fingerprint_budget_m
             [{**system.model_dump(mode="json"), "semantics": ""}, {**config["split"], "target": ""}]
         ),
         making=making_of(system),
-        # The table of the site and the device's copy of it.
-        data_mb=2 * paths_mb + (fingerprints_mb if kept else 0.0),
+        paths_mb=2 * paths_mb,  # the table of the site and the device's copy of it
+        fingerprints_mb=fingerprints_mb if kept else 0.0,
     )
 
 

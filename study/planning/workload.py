@@ -14,7 +14,7 @@ from study.data.path_table import PathTable
 from study.data.site import Site
 from study.data.split import Split
 from study.planning.survivors import surviving_epochs
-from study.planning.work import Samples, Work, work_of
+from study.planning.work import Samples, Work, WorkKey, work_of
 from study.spec.expand import Cell
 from study.spec.model import EarlyStopping, FloatDomain, IntDomain, Search, StudySpec
 from study.spec.outline import PlannedCell, outline
@@ -70,12 +70,14 @@ class Workload:
         cells: the cells that have trials of their own, in the order of the spec.
         groups: in the order in which the engine prefers them.
         works: all different works.
+        examples: the configuration of a trial of each kind of work.
         stored: trials that are stored already.
     """
 
     cells: tuple[PlannedCell, ...]
     groups: tuple[Group, ...]
     works: tuple[Work, ...]
+    examples: Mapping[WorkKey, dict[str, Any]]
     stored: int
 
     @property
@@ -141,7 +143,8 @@ def workload(
     planned = [cell for cell in outline(spec).cells if cell.same_as is None]
     known = dict(stored or {})
     sizes: dict[Split, Samples] = {}
-    works: dict[str, Work] = {}
+    works: dict[Work, Work] = {}
+    examples: dict[WorkKey, dict[str, Any]] = {}
 
     def work(cell: Cell, values: Mapping[str, Any]) -> Work:
         config = cell.resolve(values)
@@ -149,7 +152,8 @@ def workload(
         if split not in sizes:
             sizes[split] = samples_of(split, site, table)
         made = work_of(config, sizes[split], fingerprint_budget_mb=fingerprint_budget_mb, workers=workers)
-        return works.setdefault(repr(made), made)
+        examples.setdefault(made.key, config)
+        return works.setdefault(made, made)
 
     ranked: list[tuple[int, int, list[Group]]] = []
     for number, item in enumerate(planned):
@@ -171,7 +175,7 @@ def workload(
             groups.append(Group(group.cell, group.works, group.count, group.seeds, group.rules, after))
     distinct = tuple(dict.fromkeys(item for group in groups for item in group.works))
     counted = sum(min(known.get(cell.cell.label, 0), cell.trials) for cell in planned)
-    return Workload(tuple(planned), tuple(groups), distinct, counted)
+    return Workload(tuple(planned), tuple(groups), distinct, examples, counted)
 
 
 def samples_of(split: Split, site: Site, table: PathTable) -> Samples:
