@@ -19,10 +19,10 @@ from cluster.model import Cluster, Machines
 from cluster.prices import NodeType, Prices
 from study.errors import ClusterError, nearest
 
-__all__ = ["MachineKind", "machine_kinds", "slots_of", "slots_on", "workers_on"]
+__all__ = ["THIS_MACHINE", "MachineKind", "machine_kinds", "slots_of", "slots_on", "workers_on"]
 
 _THE_FILE = "the cluster file"
-_THIS_MACHINE = "this machine"
+THIS_MACHINE = "this machine"
 # The clouds' GB of memory are of 2^30 bytes. Of a GPU's memory the driver keeps a part: what torch finds on a GPU of
 # "24 GB" is about 24 × 10^9 bytes, and less than 24 × 2^30.
 _MEMORY_GB = 2**30
@@ -211,7 +211,7 @@ def _here(cluster: Cluster, machine: Node | None, source: str) -> MachineKind:
     check_resources(cluster, has, source=source)
     gpu, gpu_memory_bytes = _gpu_here() if cluster.gpus and machine is None else (None, None)
     return MachineKind(
-        name=_THIS_MACHINE,
+        name=THIS_MACHINE,
         count=1,
         cpus=has.cpus if cluster.cpus is None else cluster.cpus,
         gpus=cluster.gpus,
@@ -221,7 +221,7 @@ def _here(cluster: Cluster, machine: Node | None, source: str) -> MachineKind:
         peak_tflops=None,
         price_per_hour=None,
         currency=None,
-        price_note=f"no price is known for {_THIS_MACHINE}",
+        price_note=f"no price is known for {THIS_MACHINE}",
         watts=None,
         spot=False,
     )

@@ -16,6 +16,8 @@ __all__ = ["Autoscaling", "Cluster", "Machines", "Resources", "RuntimeEnv"]
 _HOST_PORT = re.compile(r"(ray://)?([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})")
 # Each process that uses a GPU takes memory beside torch's, which no cap on torch counts.
 _CAPPED_SHARE = 0.9
+# Of a process's share of free memory, what its fingerprints may take: batches and networks need some too.
+FINGERPRINT_SHARE = 0.5
 # Ray keeps the books in steps of a ten-thousandth.
 _STEPS = 10_000
 # What pyarrow can write to, by the scheme of the URI.

@@ -66,7 +66,7 @@ def list_schedule(
     times = _by_kind(seconds, slot_kinds)
     jobs = len(times)
     extra = np.zeros_like(times) if context_seconds is None else _by_kind(context_seconds, slot_kinds)
-    if not all(np.isfinite(values).all() and (values >= 0).all() for values in (times, extra, first_seconds)):
+    if not all(np.isfinite(values).all() and (values >= 0).all() for values in (times, extra, np.array(first_seconds))):
         raise ValueError("times must be finite and not negative")
     groups = [0] * jobs if group is None else list(group)
     waits = list(after) if after is not None else [None] * (max(groups, default=-1) + 1)

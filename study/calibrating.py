@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
-from cluster.machines import MachineKind, workers_on
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.check import Node
+from cluster.machines import MachineKind, workers_on
 from cluster.model import Cluster
 from study.data.site import Site
 from study.engine.attempt import Payload

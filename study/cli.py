@@ -28,7 +28,6 @@ from study.errors import DataError, ResultsError, SpecError, StudyError, nearest
 
 if TYPE_CHECKING:
     from cluster.prices import Prices
-
     from models.methods import Method
     from study.console import RunDisplay, TraceDisplay
     from study.data.site import Site
@@ -149,9 +148,7 @@ def run(
     ] = None,
     max_hours: Annotated[
         float | None,
-        typer.Option(
-            help="Hand out no more trials after so many hours; those that run come to their end (exit code 3)."
-        ),
+        typer.Option(help="Hand out no more trials after so many hours; those that run end first (exit code 3)."),
     ] = None,
     max_cost: Annotated[
         float | None,
@@ -360,10 +357,9 @@ def calibrate(
     prices: PricesOption = None,
 ) -> None:
     """Measure what trials take on every kind of machine of a cluster, with a few training steps each."""
-    from cluster.machines import machine_kinds
-
     from cluster.check import check_local
     from cluster.loading import load_cluster
+    from cluster.machines import machine_kinds
     from study.methods import load_study, search_path
     from study.planning.knowledge import calibration_folder
     from study.planning.showing import CalibrationDisplay, show_calibrated
@@ -755,7 +751,7 @@ def _prices(path: Path | None) -> Prices:
     from cluster.prices import load_prices, merged
 
     shipped = load_prices()
-    return shipped if path is None else merged(shipped, load_prices(path))
+    return shipped if path is None else merged(load_prices(path), shipped)
 
 
 def _backtest(
@@ -768,9 +764,8 @@ def _backtest(
     *,
     as_json: bool,
 ) -> None:
-    from cluster.machines import machine_kinds
-
     from cluster.loading import load_cluster
+    from cluster.machines import machine_kinds
     from study.planning.backtest import backtest
     from study.planning.knowledge import gather, studies_in
     from study.planning.showing import show_backtest

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cluster.model import FINGERPRINT_SHARE
 from study.data.path_table import PathTable
 from study.data.site import Site
 from study.data.split import Part, Split, SplitParts
@@ -35,9 +36,6 @@ __all__ = [
     "UnlabelledSamples",
     "path_samples",
 ]
-
-# Share of the free memory that fingerprints may take: batches, networks and other programs need some too.
-MEMORY_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -187,8 +185,8 @@ class SiteData:
     Args:
         site: the site.
         device: where to train.
-        fingerprint_bytes: memory that fingerprints may take; by default `MEMORY_SHARE` of this process's share of what
-            is free when they are made.
+        fingerprint_bytes: memory that fingerprints may take; by default `FINGERPRINT_SHARE` of this process's share of
+            what is free when they are made.
         device_share: this process's share of the device.
     """
 
@@ -326,7 +324,7 @@ class SiteData:
             samples = self._paths_of(system, data_seed, used)
             budget = self._budget
             if budget is None:
-                budget = int(MEMORY_SHARE * self._share * free_memory_bytes(self.device))
+                budget = int(FINGERPRINT_SHARE * self._share * free_memory_bytes(self.device))
             self._source = (identity, kept_or_made(samples, budget))
         return self._source[1]
 

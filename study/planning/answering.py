@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.machines import machine_kinds
-from cluster.prices import Prices
-
 from cluster.model import Cluster
+from cluster.prices import Prices
 from study.data.path_table import PathTable
 from study.data.site import Site
 from study.errors import SpecError
@@ -142,7 +141,8 @@ def answer(
     converged = convergence(planner.load, known.rows)
     limited = limits.seconds is not None or limits.cost is not None
     looked: Sequence[Size] = ()
-    chosen, less = None, ()
+    chosen: Size | None = None
+    less: tuple[Saving, ...] = ()
     if plan.trials and (limited or look_for_sizes):
         looked, chosen = sizes(planner, limits)
     if plan.trials and limited and not limits.met(plan.makespan_seconds, plan.cost):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from cluster.machines import MachineKind, slots_of
-
 from cluster.model import Cluster
 from study.data.site import open_site
 from study.errors import StudyError

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.machines import machine_kinds
-from cluster.prices import Prices
-
 from cluster.model import Cluster
+from cluster.prices import Prices
 from study.data.path_table import PathTable
 from study.data.site import Site
 from study.errors import StudyError

@@ -30,10 +30,12 @@ _TRIAL_NOISE = 0.05
 _OTHER_TRIALS_SIGMA = 0.15
 # Scaling by operations, and by how much more for each factor e that the operations differ.
 _SCALED_SIGMA, _SCALED_SIGMA_PER_E = 0.25, 0.1
-# Small networks reach this share of a declared peak; it may well be three times more or less.
-_EFFICIENCY, _COUNTED_SIGMA = 0.15, 0.85
+# Small networks reach this share of a declared peak, on a processor and on a GPU, which they hardly fill; it may well
+# be three times more or less. Each step takes so many seconds besides.
+_CPU_EFFICIENCY, _GPU_EFFICIENCY, _COUNTED_SIGMA = 0.5, 0.1, 0.85
+_STEP_OVERHEAD_S = 0.003
 # Where nothing is declared: floating-point operations per second of a core, and of a GPU.
-_CORE_FLOPS, _GPU_FLOPS = 5e10, 1e13
+_CORE_FLOPS, _GPU_FLOPS = 1.2e11, 1e13
 # What workers that share a batch lose to each other.
 _WORKER_EFFICIENCY = 0.8
 # Quartiles of a normal distribution are so many standard deviations apart.
@@ -53,7 +55,9 @@ _ASSUMED: Mapping[tuple[Quantity, str], tuple[float, float]] = {
     ("end_s", "ray_train"): (3.0, 0.4),
 }
 _SYNTHESIS_S = 2.1e-5  # of a 64 × 64 profile of 25 paths
-_PREDICT_FLOPS = 10.0  # operations for each number of a fingerprint that a reference row looks at
+# Operations of a reference row for each number of a fingerprint: KNN subtracts, squares and adds; MODEL looks for 25
+# paths on a finer grid, several times.
+_REFERENCE_FLOPS = {"KNN": 4.0, "MODEL": 1e6, "MEAN": 1.0}
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,9 @@ class Durations:
     def __init__(
         self, observations: Iterable[Observation], device: Device, peak_flops: float | None, *, gpu: bool
     ) -> None:
-        self.device, self._gpu = device, gpu
-        self._peak = peak_flops if peak_flops is not None else _GPU_FLOPS if gpu else _CORE_FLOPS * device.threads
+        self.device = device
+        peak = peak_flops if peak_flops is not None else _GPU_FLOPS if gpu else _CORE_FLOPS * device.threads
+        self._reached = peak * (_GPU_EFFICIENCY if gpu else _CPU_EFFICIENCY)
         self.peak_declared = peak_flops is not None
         self._levels: dict[tuple[Quantity, WorkKey | None, str], list[_Level]] = defaultdict(list)
         for item in observations:
@@ -158,7 +163,8 @@ class Durations:
                 nearest = distance, Known(other.median * math.exp(ratio), sigma, other.noise, "scaled")
         if nearest is not None:
             return nearest[1]
-        return Known(2 * wanted / (self._peak * _EFFICIENCY), _COUNTED_SIGMA, _TRIAL_NOISE, "counted")
+        overhead = _STEP_OVERHEAD_S if quantity == "step_s" else 0.0
+        return Known(overhead + 2 * wanted / self._reached, _COUNTED_SIGMA, _TRIAL_NOISE, "counted")
 
     # --- the rest ---
 
@@ -192,7 +198,10 @@ class Durations:
                 ratio = math.log(work.elements / key.elements)
                 sigma = _SCALED_SIGMA + _SCALED_SIGMA_PER_E * abs(ratio)
                 return Known(other.median * math.exp(ratio), sigma, other.noise, "scaled")
-        return Known(_PREDICT_FLOPS * work.elements / self._peak, 1.5, _TRIAL_NOISE, "counted")
+        if quantity == "fit_s" and work.method != "MODEL":  # samples are remembered
+            return Known(1e-6, 1.0, _TRIAL_NOISE, "counted")
+        flops = _REFERENCE_FLOPS.get(work.method, 1.0) * work.elements
+        return Known(flops / self._reached, 1.0, _TRIAL_NOISE, "counted")
 
     def engine_s(self, quantity: Quantity, trainer: str) -> Known:
         """What the engine takes: ``start_s``, ``first_s``, ``gap_s`` or ``end_s``, in seconds."""

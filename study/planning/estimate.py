@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import copy
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from cluster.machines import THIS_MACHINE, MachineKind, slots_of, workers_on
 from numpy.typing import NDArray
 
 from cluster.check import free_machine_bytes
+from cluster.machines import THIS_MACHINE, MachineKind, slots_of, workers_on
 from cluster.model import FINGERPRINT_SHARE, Cluster
 from cluster.scheduling import list_schedule
 from study import __version__
@@ -218,7 +219,7 @@ class Planner:
         group_seconds = np.zeros((wanted, len(load.groups)))
         makespan = np.zeros(wanted)
         trainer = "ray_train" if self.cluster.uses_ray_train else "tune"
-        drawn = [_DrawnKind(kind, wanted, trainer, generator) for kind in self._kinds]
+        drawn = [_DrawnKind(kind, wanted, trainer, self._seed) for kind in self._kinds]
         contexts = _numbered([work.context for work in load.works])
         after = [group.after for group in load.groups]
         jobs: Jobs | None = None
@@ -410,16 +411,20 @@ class _DrawnKind:
         kind: the kind.
         draws: how many.
         trainer: ``tune`` or ``ray_train``.
-        generator: draws them.
+        seed: plans with the same seed draw the same levels, so that their differences are those of the studies.
     """
 
-    def __init__(self, kind: _Kind, draws: int, trainer: str, generator: np.random.Generator) -> None:
+    def __init__(self, kind: _Kind, draws: int, trainer: str, seed: int) -> None:
         durations, works = kind.durations, kind.load.works
         drawn: dict[Any, NDArray[np.float64]] = {}
 
+        def normal(name: Any) -> NDArray[np.float64]:
+            number = zlib.crc32(repr((kind.machine.name, name)).encode())
+            return np.random.default_rng((seed, number)).normal(size=draws)
+
         def level(name: Any, known: Known) -> NDArray[np.float64]:
             if name not in drawn:
-                drawn[name] = known.median * np.exp(known.sigma * generator.normal(size=draws))
+                drawn[name] = known.median * np.exp(known.sigma * normal(name))
             return drawn[name]
 
         self._epoch, self._once, self._fetched = (np.zeros((draws, len(works))) for _ in range(3))
@@ -430,7 +435,7 @@ class _DrawnKind:
                 self._once[:, number] += part.once * seconds
                 self._fetched[:, number] += part.fetched * seconds
         self._noise = np.array([_parts(durations, work)[0].known.noise for work in works])
-        speed = np.exp(durations.drift * generator.normal(size=(draws, 1)))
+        speed = np.exp(durations.drift * normal("speed"))[:, None]
         for times in (self._epoch, self._once, self._fetched):
             times *= speed
         engine = [level(name, durations.engine_s(name, trainer)) for name in ("gap_s", "first_s", "start_s", "end_s")]

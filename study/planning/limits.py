@@ -7,9 +7,8 @@ import re
 from datetime import datetime, timedelta
 
 from cluster.machines import machine_kinds
-from cluster.prices import Prices
-
 from cluster.model import Cluster
+from cluster.prices import Prices
 from study.errors import SpecError
 from study.planning.advice import Limits
 from study.running import RunLimit

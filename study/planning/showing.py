@@ -105,8 +105,8 @@ def show_backtest(console: Console, found: Backtest) -> None:
         show_table(console, table)
         number = len(found.replays)
         console.print(
-            f"trial time within ±{AIM:.0%}: {found.within} of {number}; inside the 10–90 % interval: {found.covered} of "
-            f"{number} (aim: {COVERED:.0%})"
+            f"trial time within ±{AIM:.0%}: {found.within} of {number}; inside the 10–90 % interval: {found.covered} "
+            f"of {number} (aim: {COVERED:.0%})"
         )
     else:
         console.print("no finished study to plan again")
@@ -131,7 +131,7 @@ class CalibrationDisplay:
 
 def show_calibrated(console: Console, found: Calibrated) -> None:
     """What a calibration found."""
-    table = _table("work", "at a time", "step", "evaluation of 1,000", "memory beside data")
+    table = _table("work", "at a time", "step", "evaluation of 1,000", "memory")
     rows: dict[tuple[str, str, int], dict[str, str]] = {}
     for item in found.observations:
         if item.work is None or item.quantity not in ("step_s", "evaluation_s", "base_memory_mb", "predict_s"):
@@ -140,7 +140,7 @@ def show_calibrated(console: Console, found: Calibrated) -> None:
         spread = Spread(median=item.value, low=item.low, high=item.high)
         if item.quantity == "step_s":
             values["step"] = _milliseconds(spread)
-        elif item.quantity == "evaluation_s":
+        elif item.quantity in ("evaluation_s", "predict_s"):
             values["evaluation"] = _milliseconds(spread.times(1000))
         elif item.quantity == "base_memory_mb":
             values["memory"] = f"{item.value:,.0f} MB"
@@ -148,8 +148,11 @@ def show_calibrated(console: Console, found: Calibrated) -> None:
         table.add_row(Text(work), f"{trials}", *(values.get(name, "–") for name in ("step", "evaluation", "memory")))
     if rows:
         console.print()
-        show_table(console, table)
-        console.print("Medians, in brackets the quartiles.")
+        show_table(console, table, whole=True)
+        console.print(
+            "Medians, in brackets the quartiles. Memory is that of a process beside its data; KNN's evaluation is for "
+            "each labelled sample."
+        )
     for what, reason in found.failures:
         console.print(Text(f"not measured: {what}: {reason}", style="red"))
     if found.path is not None:

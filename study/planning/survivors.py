@@ -35,15 +35,18 @@ def surviving_epochs(
     quality = generator.normal(size=candidates)
     seen: dict[int, list[float]] = {rung: [] for rung in rungs}
     for number in range(candidates):
-        best = np.inf
+        best, told = np.inf, []
         for rung in rungs:
             # The best value so far: it can only fall.
             best = min(best, quality[number] + _NOISE * generator.normal())
-            behind = _is_behind(rules, best, seen[rung])
-            seen[rung].append(best)
-            if behind:
+            told.append((rung, best))
+            if _is_behind(rules, best, seen[rung]):
                 result[number] = rung
                 break
+        # The median is that of candidates that came to their end; successive halving looks at all.
+        if rules.rule == "asha" or result[number] == epochs:
+            for rung, value in told:
+                seen[rung].append(value)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ __all__ = ["Group", "Jobs", "Workload", "samples_of", "workload"]
 
 # Searched values that change what a trial costs; of others one candidate stands for all.
 _COSTLY = ("training.epochs", "training.batch_size", "network.", "branches", "system.")
-_DRAWN = 8
+# Small grids of them are taken whole, of others so many draws.
+_MOST_POINTS, _DRAWN = 64, 8
 
 
 @dataclass(frozen=True)
@@ -195,10 +197,14 @@ def samples_of(split: Split, site: Site, table: PathTable) -> Samples:
 
 
 def _representatives(search: Search, seed: int) -> Sequence[dict[str, Any]]:
-    """Searched values that stand for all candidates: some draws where the values change what a trial costs."""
+    """Searched values that stand for all candidates: some of them, where they change what a trial costs."""
     costly = {path: domain for path, domain in search.space.items() if path.startswith(_COSTLY)}
     if not costly:
         return [{}]
+    listed_values = [domain.values() for domain in costly.values()]
+    if None not in listed_values and math.prod(len(values or []) for values in listed_values) <= _MOST_POINTS:
+        points = itertools.product(*(values or [] for values in listed_values))
+        return [dict(zip(costly, point, strict=True)) for point in points]
     generator = np.random.default_rng(seed)
     drawn = []
     for _ in range(_DRAWN):
