@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from study.errors import ResultsError
 
 __all__ = [
+    "DEEPEST",
     "EPOCH_SCHEMA",
     "ERROR_SCHEMA",
     "FINISHED_STATES",
@@ -40,9 +41,11 @@ __all__ = [
     "Listing",
     "checked_rows",
     "damage",
+    "depth",
     "fits",
     "list_files",
     "new_file",
+    "open_plain_file",
     "printable",
     "read_plain_file",
     "read_single",
@@ -164,7 +167,7 @@ _NOT_NEGATIVE = tuple(
     if item.type in (_INT, _FLOAT) and item.name not in ("target_entropy", "data_seed", "search_seed")
 )
 # Levels of a configuration: the settings have five, a user's description of a method one more.
-_DEEPEST = 32
+DEEPEST = 32
 _KEY = re.compile(r"[0-9A-Za-z]{1,64}")
 _COMPACTED = re.compile(r"compacted-([0-9]{6,12})\.parquet")
 
@@ -269,6 +272,25 @@ def read_plain_file(path: Path, most_bytes: int, *, follow: bool = False) -> byt
         OSError: it cannot be read.
         ValueError: it is a link, a pipe or a device, or larger than ``most_bytes``.
     """
+    with open_plain_file(path, follow=follow) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise ValueError(f"it has {size:,} bytes, more than the {most_bytes:,} that such a file may have")
+        return file.read(most_bytes)
+
+
+@contextmanager
+def open_plain_file(path: Path, *, follow: bool = False) -> Iterator[IO[bytes]]:
+    """A plain file to read from.
+
+    Args:
+        path: the file.
+        follow: whether it may be a link to a plain file.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is a link, a pipe or a device.
+    """
     # Not followed and not waited for: a link may lead anywhere, and a pipe would never end.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
@@ -277,12 +299,9 @@ def read_plain_file(path: Path, most_bytes: int, *, follow: bool = False) -> byt
             raise ValueError("it is a link, not a file") from None
         raise
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("it is not a plain file")
-        if found.st_size > most_bytes:
-            raise ValueError(f"it has {found.st_size:,} bytes, more than the {most_bytes:,} that such a file may have")
-        return file.read(most_bytes)
+        yield file
 
 
 def read_single(path: Path, kind: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -606,7 +625,7 @@ def _check_row(row: dict[str, Any]) -> None:
     config = json.loads(row["config"], parse_constant=_no_number)
     if not isinstance(config, dict):
         raise ValueError("its config is not a mapping")
-    if row["config"].count("[") + row["config"].count("{") > _DEEPEST and _depth(config) > _DEEPEST:
+    if row["config"].count("[") + row["config"].count("{") > DEEPEST and depth(config) > DEEPEST:
         raise ValueError("its config is nested too deeply")
     _check_values(row)
 
@@ -646,7 +665,7 @@ def _no_number(name: str) -> None:
     raise ValueError(f"its config holds {name}, which is no value of a setting")
 
 
-def _depth(content: Any) -> int:
+def depth(content: Any) -> int:
     """How deeply lists and mappings are nested."""
     level, deepest = [content], 0
     while level:

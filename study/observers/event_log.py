@@ -18,6 +18,7 @@ from typing import Any
 
 from study.observers.base import Observer
 from study.observers.record import key_paths
+from study.result_files import DEEPEST, depth, open_plain_file
 from study.search import StudyQueue
 from study.selection import config_value
 from study.spec.expand import Cell
@@ -25,6 +26,11 @@ from study.spec.trial import Trial, canonical_json
 from study.store import Damaged, TrialTables
 
 __all__ = ["EventLog", "read_events", "running_trials"]
+
+# More than any event, any study's log and any cluster has.
+_LONGEST_LINE = 2**20
+_MOST_BYTES = 2**30
+_MOST_RUNNING = 10_000
 
 
 class EventLog(Observer):
@@ -134,36 +140,49 @@ class EventLog(Observer):
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """The events of a log in the order of its lines; lines that a killed run left broken are passed over.
 
+    A log may come from a stranger: of one that is larger than any study's the end alone is read, and a line that is
+    longer than any event is no event.
+
     Raises:
         OSError: the file cannot be read.
+        ValueError: it is a link, a pipe or a device.
     """
-    with path.open("rb") as file:
-        for line in file:
+    with open_plain_file(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _MOST_BYTES))
+        whole = True  # whether a line begins here
+        for line in iter(lambda: file.readline(_LONGEST_LINE), b""):
+            begins, whole = whole, line.endswith(b"\n")
+            if not (begins and (whole or len(line) < _LONGEST_LINE)):
+                continue
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(event, dict) and "time" in event and "event" in event:
+            if isinstance(event, dict) and "time" in event and isinstance(event.get("event"), str):
                 yield event
 
 
 def running_trials(path: Path) -> list[dict[str, Any]]:
     """The trials that have a process now, if the study is running: their ``trial_started`` events.
 
-    Those of which an epoch was told have its ``epoch`` and ``validation_rmse_m`` too. None where the log is missing.
+    Those of which an epoch was told have its ``epoch`` and ``validation_rmse_m`` too. None where the log is missing, or
+    is no log.
     """
     running: dict[str, dict[str, Any]] = {}
     try:
         for event in read_events(path):
-            if event["event"] == "run_started":
+            kind, key = event["event"], event.get("key")
+            if kind == "run_started":
                 running.clear()
-            elif event["event"] == "trial_started":
-                running[str(event.get("key"))] = event
-            elif event["event"] == "trial_progressed" and event.get("key") in running:
-                running[event["key"]] |= {name: event.get(name) for name in ("epoch", "validation_rmse_m")}
-            elif event["event"] in ("trial_finished", "trial_retried", "trial_lost"):
-                running.pop(str(event.get("key")), None)
-    except OSError:
+            elif not isinstance(key, str):
+                continue
+            elif kind == "trial_started" and len(running) < _MOST_RUNNING and depth(event) <= DEEPEST:
+                running[key] = event
+            elif kind == "trial_progressed" and key in running:
+                running[key] |= {name: event.get(name) for name in ("epoch", "validation_rmse_m")}
+            elif kind in ("trial_finished", "trial_retried", "trial_lost"):
+                running.pop(key, None)
+    except (OSError, ValueError):
         return []
     return list(running.values())
 

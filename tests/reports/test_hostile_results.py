@@ -9,12 +9,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import Result
 from store_factory import HASH, Store, spec
 
 from reports.build import build_report
@@ -138,3 +140,43 @@ def test_a_name_that_the_spec_does_not_allow_is_refused(hostile: Path) -> None:
     (hostile / "study.yaml").write_text(re.sub(r"^study: .*$", f"study: {json.dumps(SCRIPT)}", content, flags=re.M))
     with pytest.raises(ResultsError, match="not a resolved spec"):
         build_report(hostile)
+
+
+_STARTED = '{"time": "t", "event": "trial_started", "key": %s, "method": "M", "seed": 0, "values": %s}\n'
+
+
+def _endless(log: Path) -> None:
+    """A line that is longer than any event, in a file that is larger than any log."""
+    with log.open("wb") as file:
+        file.truncate(2**40)
+        file.seek(-200, os.SEEK_END)
+        file.write(b"\n" + (_STARTED % ('"a"', "{}")).encode())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        lambda log: log.symlink_to("/dev/zero"),
+        lambda log: log.mkdir(),
+        _endless,
+        lambda log: log.write_text("[" * 200_000 + "\n" + _STARTED % ('"a"', "[" * 400 + "]" * 400)),
+        lambda log: log.write_text(_STARTED % ('["a"]', "{}") + _STARTED % ('"a"', '{"x": ["\\ud800", {}]}')),
+        lambda log: log.write_text(_STARTED % ('"a"', json.dumps({ESCAPE: ESCAPE})) + '{"time": 1, "event": ["x"]}\n'),
+    ],
+    ids=["pipe", "device", "folder", "endless", "deep", "types", "escapes"],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="links to a device of Linux")
+def test_status_takes_no_harm_from_a_log_of_a_study_that_claims_to_run(
+    hostile: Path, cli: Callable[..., Result], make: Callable[[Path], object]
+) -> None:
+    owner = {"host": "elsewhere", "pid": 7, "started": 1, "processes": "pid:[1]", "token": "t", "holds": True}
+    (hostile / ".lock").write_text(json.dumps(owner))
+    make(hostile / "events.jsonl")
+    told = cli("status", hostile, "--json")
+    assert told.code == 0, told
+    assert json.loads(told.out)["owner"] == {"host": "elsewhere", "pid": 7}
+    shown = cli("status", hostile)
+    assert shown.code == 0, shown
+    assert "process 7 on elsewhere" in shown.out
+    assert "\x1b]0;" not in shown.out
