@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+import subprocess
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +201,50 @@ study.console.RunDisplay.trial_finished = trial_finished
     assert not list(folder.rglob(".*.tmp"))
     last = run(*FEW)
     assert last.ended() == 0, last.output()
+    assert {name: files(folder)[name] for name in kept} == kept
+    assert is_part_of(table(folder), undisturbed)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB for the results."""
+    place = tmp_path / "results"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", place], capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(f"file systems cannot be mounted here: {made.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
+def test_a_disk_that_is_full_pauses_the_study(
+    small_disk: Path, run: Start, folder: Path, undisturbed: dict[str, tuple[Any, ...]]
+) -> None:
+    """A real one, which somebody else fills: also while it is full a run ends with a clear message."""
+    driver = run(*FEW)
+    driver.wait_for(lambda: len(files(folder)) >= 2, "two trials")
+    ballast = small_disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert driver.ended() == 2, driver.output()
+    kept = files(folder)
+    assert 2 <= len(kept) < FEW_TRIALS
+    driver.wait_until_gone(driver.descendants)
+    assert not list(folder.rglob(".*.tmp"))
+    assert Store(folder).owner() is None
+    again = run(*FEW)
+    assert again.ended() == 2, again.output()
+    for output in (driver.output(), again.output()):
+        assert "Traceback" not in output
+        assert "results cannot be written: No space left on device" in output
+        assert "run the same command again" in output
+    assert {name: files(folder)[name] for name in kept} == kept
+    ballast.unlink()
+    last = run(*FEW)
+    assert last.ended() == 0, last.output()
+    assert f"{FEW_TRIALS - len(kept)} trials executed, {len(kept)} were stored before" in last.output()
     assert {name: files(folder)[name] for name in kept} == kept
     assert is_part_of(table(folder), undisturbed)
 
