@@ -600,3 +600,35 @@ def test_a_study_on_s3_goes_on_after_its_driver_was_killed(
         kinds = [event["event"] for event in read_events(store.folder / "events.jsonl")]
     assert kinds.count("trial_finished") >= 10 - len(kept)
     assert kinds[-1] == "run_ended"
+
+
+@pytest.mark.slow
+def test_a_trial_on_train_workers_goes_on_from_its_checkpoint_on_s3(
+    uri: str, write_spec: Callable[..., Path], start_command: Callable[..., CommandProcess], tmp_path: Path
+) -> None:
+    spec = write_spec(base=LONG_BASE, axes={"method": ["HDA"]}, search=[], references=[], seeds=1)
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("trainer: ray_train\ncheckpoint_every_s: 0\n")
+    location = str(study_location(uri, "small"))
+    remote = RemoteFolder.open(location)
+
+    def checkpoints() -> list[str]:
+        found = pafs.FileSelector(f"{remote.base}/checkpoints", recursive=True, allow_not_found=True)
+        return [item.path for item in remote.filesystem.get_file_info(found) if item.base_name == "state.pt"]
+
+    first = start_command("run", spec, "--results", uri, "--cluster", cluster)
+    first.wait_for(checkpoints, "a checkpoint on the server")
+    first.kill()
+    assert not [name for name in remote.names() if name.startswith("trials/")]
+    again = start_command("run", spec, "--results", uri, "--cluster", cluster)
+    assert again.ended() == 0, again.output()
+    with open_results(location) as store:
+        (row,) = store.load().rows.values()
+        epochs = store.read_epochs(row["key"]).to_pydict()["epoch"]  # type: ignore[union-attr]
+        events = list(read_events(store.events))
+    assert row["state"] == "done"
+    assert epochs == list(range(1, row["planned_epochs"] + 1))
+    kinds = [event["event"] for event in events]
+    last = events[len(kinds) - kinds[::-1].index("run_started") :]
+    assert min(event["epoch"] for event in last if event["event"] == "trial_progressed") > 1
+    assert not checkpoints()  # a stored trial needs none
