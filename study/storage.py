@@ -37,6 +37,7 @@ import pyarrow.fs as pafs
 
 from study.errors import ResultsError
 from study.locking import LockTimes
+from study.planning.record import PLAN_FILE
 from study.result_files import KINDS
 from study.store import Store
 
