@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from models.settings import METHOD_SETTINGS, REFERENCE_NAMES
 from study.errors import ResultsError
+from study.planning.record import Plan, read_plan
 from study.selection import Winner, candidate_label, canonical, config_value, is_trained, select_winner
 from study.spec.expand import Cell, StoredRows, distinct, expand
 from study.spec.model import StudySpec
@@ -145,6 +146,7 @@ class StudyCell:
         seeds: how many seeds the spec asks for.
         planned: how many trials the spec asks for.
         planned_candidates: how many candidates the search asks for.
+        name: the cell in words, by which a plan knows it.
     """
 
     method: str
@@ -158,6 +160,7 @@ class StudyCell:
     candidates: Mapping[str, tuple[Trial, ...]] = field(default_factory=dict)
     planned_candidates: int = 0
     winner: Winner | None = None
+    name: str = ""
 
     @property
     def done(self) -> tuple[Trial, ...]:
@@ -286,6 +289,11 @@ class Results:
             if trial.state == "done" and columns:
                 found.append((trial, columns))
         return tuple(found)
+
+    @cached_property
+    def plan(self) -> Plan | str | None:
+        """What the study was expected to take; None without a plan, and what is wrong with one that cannot be read."""
+        return read_plan(self.folder)
 
     @cached_property
     def _store(self) -> Store:
@@ -428,7 +436,7 @@ class _Finder:
         search = cell.search
         if search is None:
             found = self._stored(cell, seeds)
-            return StudyCell(cell.method, axes, found, found, seeds, planned=seeds)
+            return StudyCell(cell.method, axes, found, found, seeds, planned=seeds, name=cell.label)
 
         searched = tuple(sorted(search.space))
         candidates = {
@@ -450,6 +458,7 @@ class _Finder:
             cell.method, axes, tuple(sorted(both.values(), key=lambda trial: (trial.seed, trial.key))), reported, seeds,
             planned=planned * search.seeds - spared + max(0, seeds - search.seeds), searched=searched,
             search_seeds=search.seeds, candidates=candidates, planned_candidates=planned, winner=winner,
+            name=cell.label,
         )  # fmt: skip
 
     def _stored(self, cell: Cell, seeds: int, values: Mapping[str, Any] | None = None) -> tuple[Trial, ...]:
