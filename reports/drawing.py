@@ -6,11 +6,15 @@ Figures are drawn on ``Figure`` objects of matplotlib, never through pyplot: no 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
 import re
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -19,8 +23,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
 from reports.csv_fields import csv_text
+from study.errors import ResultsError
 
-__all__ = ["INK", "PAPER", "WIDTH", "Figure", "as_csv", "drawing"]
+__all__ = ["INK", "PAPER", "WIDTH", "Figure", "as_csv", "drawing", "write_figure"]
 
 WIDTH = 7.1
 """Inches: the text width of an A4 page with the report's margins."""
@@ -113,3 +118,41 @@ def as_csv(data: pd.DataFrame) -> str:
     return data.map(lambda value: csv_text(value) if isinstance(value, str) else value).to_csv(
         index=False, float_format="%.10g", lineterminator="\n"
     )
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as one file, whole or not at all.
+
+    Args:
+        figure: the figure.
+        path: where to, with the suffix of what it is: .svg or .png.
+
+    Raises:
+        ResultsError: another suffix, or a place that cannot be written.
+    """
+    contents = {".svg": figure.svg.encode("utf-8"), ".png": figure.png}
+    content = contents.get(path.suffix.lower())
+    if content is None:
+        raise ResultsError(
+            f"a figure cannot be written as {path.suffix or 'a file without a suffix'}",
+            where=str(path),
+            allowed="a file name that ends in .svg or .png",
+            fix=f"name it {path.with_suffix('.svg').name}" if path.name else "name a file",
+        )
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        # A name that is a folder would only be refused when all is written.
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise ResultsError(
+            f"the figure cannot be written: {error.strerror or error}",
+            where=str(path),
+            allowed="a file in a folder that exists and that this user can write to, with free space",
+            fix="choose another file, or make its folder first",
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

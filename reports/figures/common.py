@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, NullLocator
 
 from reports.comparison import WEIGHTS, side_of
 from reports.drawing import WIDTH
@@ -34,6 +34,7 @@ __all__ = [
     "left_out",
     "legend",
     "logarithmic",
+    "logarithmic_x",
     "mean_of",
     "mean_words",
     "method_colours",
@@ -283,6 +284,16 @@ def logarithmic(axis: Axes) -> None:
     axis.set_yscale("log")
     for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
         formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+
+
+def logarithmic_x(axis: Axes) -> None:
+    """A logarithmic x axis with plain numbers: 1, 2 and 5 of each decade."""
+    axis.set_xscale("log")
+    axis.use_sticky_edges = False  # a bar would touch the y axis
+    axis.margins(x=0.06)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
 
 
 def panel_title(axis: Axes, name: str) -> None:
