@@ -15,7 +15,7 @@ from reports import tables
 from reports.claims import claims_table, judge
 from reports.comparison import seconds_of
 from reports.drawing import Figure
-from reports.figures import FIGURES, Missing, method_colours
+from reports.figures import FIGURES, Missing, method_colours, planned
 from reports.headline import headline, remarks
 from reports.html_page import report_html
 from reports.results import STATES, Results, axis_label, load_results, value_label
@@ -240,11 +240,21 @@ def _page(results: Results) -> Page:
     drawn = [FIGURES[name](results) for name in wanted.figures]
     judged = judge(results)
     built = [claims_table(results, judged), *(TABLES[name](results) for name in wanted.tables)]
-    built += [tables.cost(results), tables.trial_list(results)]  # what was spent, and where each number comes from
+    # What was spent, what it was expected to be, and where each number comes from.
+    built += [
+        tables.cost(results),
+        tables.planned(results),
+        tables.planned_totals(results),
+        tables.planned_axes(results),
+    ]
+    built.append(tables.trial_list(results))
+    drawn += [figure for figure in [planned(results)] if figure is not None]
     warnings = []
     if results.damaged:
         files = "1 damaged file was" if len(results.damaged) == 1 else f"{len(results.damaged)} damaged files were"
         warnings.append(f"{files} left out; see the notes of the first table.")
+    if isinstance(results.plan, str):
+        warnings.append(f"The damaged plan.json was left out: {results.plan}.")
     split = tables.describe_split(results)
     # Whoever copies one table or figure takes along what it is of.
     drawn = [_with_words(item, split) if isinstance(item, Figure) else item for item in drawn]

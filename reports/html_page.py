@@ -36,11 +36,16 @@ _MARKS = {
     "supported": "M8 0a8 8 0 1 0 0 16A8 8 0 0 0 8 0M7 12 3 8l1.5-1.5L7 9l4.5-4.5L13 6z",
     "refuted": "M8 0l8 8-8 8-8-8zM5.6 4.6l-1 1L7 8l-2.4 2.4 1 1L8 9l2.4 2.4 1-1L9 8l2.4-2.4-1-1L8 7z",
     "inconclusive": "M8 0a8 8 0 1 0 0 16A8 8 0 0 0 8 0M8 2.5a5.5 5.5 0 1 1 0 11 5.5 5.5 0 0 1 0-11",
+    # Of an actual value beside a planned interval.
+    "inside": "M0 3h2.5v10H0zM13.5 3H16v10h-2.5zM8 4.5a3.5 3.5 0 1 0 0 7a3.5 3.5 0 0 0 0-7",
+    "above": "M8 1l7 9H1zM1 12.5h14V15H1z",
+    "below": "M8 15L1 6h14zM1 1h14v2.5H1z",
 }
+_MARKED = ("claims", "planned", "planned_axes", "planned_totals")
 
 
 def mark(word: str) -> Markup:
-    """The mark of a judged claim: a shape, a word and a colour."""
+    """The mark of a judged claim or of a kept plan: a shape, a word and a colour."""
     shape = '<svg viewBox="0 0 16 16" aria-hidden="true"><path fill-rule="evenodd" d="{1}"/></svg>'
     return Markup(f'<span class="mark {{0}}">{shape}{{0}}</span>').format(word, _MARKS[word])
 
@@ -115,6 +120,7 @@ class _TablePage:
     trials: _Trials
     is_trials: bool
     is_claims: bool
+    is_marked: bool
     rest: Markup | None
     static_rows: int
 
@@ -127,8 +133,8 @@ class _TablePage:
         return self.trials.target_of(cell)
 
     def mark_of(self, cell: Cell) -> Markup | None:
-        """The mark of a claim's verdict; None for other cells."""
-        return mark(cell.text) if self.is_claims and cell.text in _MARKS else None
+        """The mark of a verdict; None for other cells."""
+        return mark(cell.text) if self.is_marked and cell.text in _MARKS else None
 
 
 def _table_html(table: Table, trials: _Trials, common: Sequence[str]) -> Markup:
@@ -141,7 +147,14 @@ def _table_html(table: Table, trials: _Trials, common: Sequence[str]) -> Markup:
         "total": len(table.rows),
     }
     content: dict[str, Any] = {
-        "page": _TablePage(trials, is_trials, table.name == "claims", json_block(rest) if later else None, STATIC_ROWS)
+        "page": _TablePage(
+            trials,
+            is_trials,
+            table.name == "claims",
+            table.name in _MARKED,
+            json_block(rest) if later else None,
+            STATIC_ROWS,
+        )
     }
     # A text of thousands of rows is taken from the file, which lies beside the page.
     whole = not later

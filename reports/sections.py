@@ -11,7 +11,8 @@ _SHORT = {
     "performance": "Errors and accuracy", "bars": "Bars", "gains": "Gains", "selection_gap": "Selection",
     "complexity": "Complexity", "manual_optimum": "Table", "lambda_sweep": "λ sweep", "cdf": "CDF",
     "error_map": "Error map", "confusion": "Confusion", "condition_map": "Condition map",
-    "learning_curves": "Learning curves",
+    "learning_curves": "Learning curves", "cost": "Trials and time", "planned": "Planned and actual",
+    "planned_totals": "On the clock", "planned_axes": "By axis",
 }  # fmt: skip
 _FIGURES = {
     "bars": "Error and accuracy as bars",
@@ -21,6 +22,7 @@ _FIGURES = {
     "confusion": "Which conditions are confused",
     "condition_map": "Where conditions are predicted wrongly",
     "learning_curves": "Learning curves",
+    "planned": "Planned and actual time by method",
 }
 
 
@@ -49,6 +51,7 @@ class Section:
             for part in self.parts
             for kind, names in (("table", part.tables), ("figure", part.figures))
             for name in names
+            if kind == "table" or name not in part.tables  # it stands below the table of its name
         ]
         return found if len(found) > 1 else []
 
@@ -81,7 +84,13 @@ _SECTIONS = (
         "figures", "Figures", "Figures",
         (Part(figures=("cdf", "error_map", "confusion", "condition_map", "learning_curves")),),
     ),
-    Section("cost", "Cost", "What it cost", (Part(tables=("cost",)),)),
+    Section(
+        "cost", "Cost", "What it cost",
+        (
+            Part(tables=("cost",)), Part(tables=("planned",), figures=("planned",)),
+            Part(tables=("planned_totals", "planned_axes")),
+        ),
+    ),
     Section("method", "How it was made", "How it was made"),
 )  # fmt: skip
 

@@ -17,6 +17,7 @@ from reports.figures.confusion import confusion
 from reports.figures.error_map import error_map
 from reports.figures.lambda_sweep import lambda_sweep
 from reports.figures.learning_curves import learning_curves
+from reports.figures.planned import planned
 from reports.results import Results
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "learning_curves",
     "method_colours",
     "method_styles",
+    "planned",
 ]
 
 FIGURES: Mapping[str, Callable[[Results], Figure | Missing]] = {

@@ -17,6 +17,7 @@ from reports.tables.manual_optimum import manual_optimum
 from reports.tables.model import Cell, Column, Table
 from reports.tables.numbers import distance_decimals, si_count
 from reports.tables.performance import performance
+from reports.tables.planned import planned, planned_axes, planned_totals
 from reports.tables.renderings import escape_markdown, to_csv, to_html, to_markdown, to_terminal
 from reports.tables.selection_gap import selection_gap
 from reports.tables.trial_list import trial_list
@@ -38,6 +39,9 @@ __all__ = [
     "gains",
     "manual_optimum",
     "performance",
+    "planned",
+    "planned_axes",
+    "planned_totals",
     "selection_gap",
     "si_count",
     "to_csv",

@@ -9,6 +9,7 @@ from reports.comparison import seconds_of, spared_seconds
 from reports.results import STATES, Results, StudyCell, Trial
 from reports.tables.model import NOT_APPLICABLE, Cell, Column, Table
 from reports.tables.numbers import decimals_of, fixed, significant, time_scale
+from reports.tables.planned import describe_plan
 from reports.tables.words import TIME_NOTE, damage_notes, describe_split, plural, state_words
 
 __all__ = ["cost", "describe_early_stopping"]
@@ -44,6 +45,8 @@ def cost(results: Results) -> Table:
     )
     if pruned:
         caption += f" {describe_early_stopping(results)}"
+    if plan := describe_plan(results):
+        caption += f" {plan}"
     return Table(
         "cost", "Trials and their time", caption, columns, tuple(rows), (TIME_NOTE, *damage_notes(results)),
         (len(rows) - 1,),
