@@ -136,10 +136,11 @@ def _draw_curve(
         zorder=3,
     )
     for point, left, bottom in zip(points, x, y, strict=True):
-        beside, weight = ((8, 6), "bold") if point.chosen else ((5, 4), "normal")
+        # Below a curve that falls and flattens there is room; the ring needs it.
+        beside, weight = ((-8, -6), "bold") if point.chosen else ((5, 4), "normal")
         axis.annotate(
             str(point.machines), (left, bottom), xytext=beside, textcoords="offset points", fontsize=7.5, color=INK,
-            fontweight=weight,
+            fontweight=weight, ha="right" if point.chosen else "left", va="top" if point.chosen else "baseline",
         )  # fmt: skip
         if point.chosen:
             axis.plot([left], [bottom], marker="o", markersize=12, fillstyle="none", color=INK, linestyle="none",
