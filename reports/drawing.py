@@ -25,7 +25,7 @@ from matplotlib.figure import Figure as Canvas
 from reports.csv_fields import csv_text
 from study.errors import ResultsError
 
-__all__ = ["INK", "PAPER", "WIDTH", "Figure", "as_csv", "drawing", "write_figure"]
+__all__ = ["INK", "PAPER", "WIDTH", "Figure", "as_csv", "check_figure_name", "drawing", "write_figure"]
 
 WIDTH = 7.1
 """Inches: the text width of an A4 page with the report's margins."""
@@ -120,6 +120,21 @@ def as_csv(data: pd.DataFrame) -> str:
     )
 
 
+def check_figure_name(path: Path) -> None:
+    """Whether a figure can be written under a name, before it is drawn.
+
+    Raises:
+        ResultsError: its suffix is another than .svg or .png.
+    """
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise ResultsError(
+            f"a figure cannot be written as {path.suffix or 'a file without a suffix'}",
+            where=str(path),
+            allowed="a file name that ends in .svg or .png",
+            fix=f"name it {path.with_suffix('.svg').name}" if path.name else "name a file",
+        )
+
+
 def write_figure(figure: Figure, path: Path) -> None:
     """Write a figure as one file, whole or not at all.
 
@@ -130,15 +145,8 @@ def write_figure(figure: Figure, path: Path) -> None:
     Raises:
         ResultsError: another suffix, or a place that cannot be written.
     """
-    contents = {".svg": figure.svg.encode("utf-8"), ".png": figure.png}
-    content = contents.get(path.suffix.lower())
-    if content is None:
-        raise ResultsError(
-            f"a figure cannot be written as {path.suffix or 'a file without a suffix'}",
-            where=str(path),
-            allowed="a file name that ends in .svg or .png",
-            fix=f"name it {path.with_suffix('.svg').name}" if path.name else "name a file",
-        )
+    check_figure_name(path)
+    content = figure.png if path.suffix.lower() == ".png" else figure.svg.encode("utf-8")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         # A name that is a folder would only be refused when all is written.

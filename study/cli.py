@@ -297,9 +297,9 @@ def plan(
     clusters = [(str(file), load_cluster(file)) for file in files]
     price_list = _prices(prices)
     if figure is not None:
-        from reports.figures.cost_over_time import check_figure_file
+        from reports.drawing import check_figure_name
 
-        check_figure_file(figure)
+        check_figure_name(figure)
     site, table = prepare(loaded)
     stored: dict[str, int] = {}
     folder = results / loaded.study

@@ -45,7 +45,7 @@ __all__ = ["RemoteFolder", "is_remote", "local_path", "open_results", "study_loc
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
 # Files beside the three folders that belong to the results.
-DOCUMENTS = ("study.yaml", "site.json", "plan.json", "optuna.journal", "events.jsonl")
+DOCUMENTS = ("study.yaml", "site.json", PLAN_FILE, "optuna.journal", "events.jsonl")
 # What is written piece by piece while a study runs.
 LOGS = ("optuna.journal", "events.jsonl")
 SYNC_EVERY_S = 30.0

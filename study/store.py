@@ -27,6 +27,7 @@ from study import __version__
 from study.compaction import Compaction, merge
 from study.errors import ResultsError
 from study.locking import FolderLock, LockTimes, Owner, RemoteLock
+from study.planning.record import PLAN_FILE
 from study.result_files import (
     EPOCH_SCHEMA,
     ERROR_SCHEMA,
@@ -552,7 +553,7 @@ class Store:
         Raises:
             ResultsError: the folder cannot be written.
         """
-        self._write_document("plan.json", json.dumps(plan, indent=1, ensure_ascii=False).encode())
+        self._write_document(PLAN_FILE, json.dumps(plan, indent=1, ensure_ascii=False).encode())
 
     def owner(self) -> Owner | None:
         """The driver that holds the folder now; None when none does.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.figures.cost_over_time import ClusterPoint, draw_cost_over_time, write_figure
-
+from reports.drawing import write_figure
+from reports.figures.cost_over_time import ClusterPoint, draw_cost_over_time
 from study.planning.advice import Limits
 from study.planning.answering import Answer
 

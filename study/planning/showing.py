@@ -79,7 +79,7 @@ def show_comparison(console: Console, answers: Sequence[Answer], limits: Limits)
             plan.basis,
         ]
         table.add_row(*map(Text, [*cells, *([_met(found.met)] if limited else [])]))
-    show_table(console, table)
+    show_table(console, table, whole=True)
     console.print("Medians, in brackets what eight of ten futures lie between.")
     for found in answers:
         for note in (f"money: {found.plan.cost_note}", *found.plan.notes):
@@ -102,7 +102,7 @@ def show_backtest(console: Console, found: Backtest) -> None:
             )
         )  # fmt: skip
     if found.replays:
-        show_table(console, table)
+        show_table(console, table, whole=True)
         number = len(found.replays)
         console.print(
             f"trial time within ±{AIM:.0%}: {found.within} of {number}; inside the 10–90 % interval: {found.covered} "
@@ -198,7 +198,7 @@ def _show_figures(console: Console, plan: Plan) -> None:
         table.add_row("energy", middle, interval.rstrip(")"))
     if memory is not None:
         table.add_row("memory of the largest trial", f"{memory:,.0f} MB", "")
-    show_table(console, table)
+    show_table(console, table, whole=True)
 
 
 def _show_shares(console: Console, title: str, shares: Sequence[Share], currency: str | None) -> None:
@@ -213,7 +213,7 @@ def _show_shares(console: Console, title: str, shares: Sequence[Share], currency
         cells = [name, f"{share.trials:,}", duration(share.seconds), f"{share.share:.0%}", *money]
         table.add_row(*(Text(cell, style="dim" if inner else "") for cell in cells))
     console.print()
-    show_table(console, table)
+    show_table(console, table, whole=True)
 
 
 def _what_costs(shares: Sequence[Share]) -> str:
@@ -258,7 +258,7 @@ def _show_limits(console: Console, found: Answer) -> None:
             mark = " ←" if size is found.chosen else ""
             table.add_row(f"{size.machines:,}", f"{size.slots:,}", duration(size.makespan), paid, _met(size.met) + mark)
         console.print()
-        show_table(console, table)
+        show_table(console, table, whole=True)
         if found.chosen is not None and found.met is not None:
             console.print(f"the smallest cluster that meets it: {_count(found.chosen.machines, 'machine')}")
         elif found.met is not None:
@@ -271,7 +271,7 @@ def _show_limits(console: Console, found: Answer) -> None:
                 _money(saving.cost, currency), _met(saving.met),
             )  # fmt: skip
         console.print()
-        show_table(console, table)
+        show_table(console, table, whole=True)
         for doubt in dict.fromkeys(saving.doubt for saving in found.savings if saving.doubt):
             console.print(Text(f"  {doubt}", style="dim"))
 
