@@ -18,7 +18,7 @@ from models.settings import METHOD_SETTINGS, REFERENCE_NAMES, TRAINED_METHODS, M
 from study.errors import ConfigurationError, nearest
 from study.selection import SELECTION_COLUMNS, canonical, config_value
 from study.spec.claims import AnyClaim, Claim, Comparison, Dependence, Published, Steadiness
-from study.spec.problems import InvalidValue, InvalidValues, describe
+from study.spec.problems import InvalidValue, InvalidValues, describe, misfit
 from study.spec.trial import MethodPath, ObjectiveSettings, TrialConfiguration, UserMethod, unknown_settings
 
 __all__ = [
@@ -572,31 +572,40 @@ def _check_value(
     if problems := _check_path(path, at if not isinstance(at[-1], int) else at[:-1], fields):
         return problems
     field = fields[path]
-    if _fits(field, value):
+    error = _refusal(field, value)
+    if error is None:
         return []
-    words = describe(field.annotation, tuple(field.metadata))
-    return [InvalidValue("the value does not fit this key path", allowed=words, at=at)]
+    told = misfit(error, field, value) if isinstance(error, ValidationError) else None
+    what, hint = told or ("the value does not fit this key path", None)
+    return [InvalidValue(what, allowed=describe(field.annotation, tuple(field.metadata)), at=at, hint=hint)]
 
 
 def _fits(field: FieldInfo, value: Any) -> bool:
+    return _refusal(field, value) is None
+
+
+def _refusal(field: FieldInfo, value: Any) -> ValidationError | TypeError | None:
     kind: Any = field.annotation
     for constraint in field.metadata:
         kind = Annotated[kind, constraint]
     try:
         TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
-    except (ValidationError, TypeError):
-        return False
-    return True
+    except (ValidationError, TypeError) as error:
+        return error
+    return None
 
 
 def _check_domain(
     path: str, domain: Domain, at: tuple[str | int, ...], fields: Mapping[str, FieldInfo]
 ) -> list[InvalidValue]:
+    if problems := _check_path(path, at, fields):
+        return problems
     values = domain.values()
     probes = values if values is not None else list(domain.bounds)  # type: ignore[union-attr]
     for value in probes:
         if problems := _check_value(path, value, at, fields):
-            return problems
+            # The file has the domain there, and not each of its values.
+            return [InvalidValue(f"{p.what}: {value!r}", p.allowed, p.at, p.hint) for p in problems]
     return []
 
 

@@ -29,7 +29,7 @@ from pydantic.fields import FieldInfo
 from study.errors import Problem, nearest
 from study.spec.document import Document, Key, format_key_path, show_value
 
-__all__ = ["UNKNOWN_KEY", "Allowed", "InvalidValue", "InvalidValues", "describe", "problems_of"]
+__all__ = ["UNKNOWN_KEY", "Allowed", "InvalidValue", "InvalidValues", "describe", "misfit", "problems_of"]
 
 UNKNOWN_KEY = "unknown key"
 
@@ -80,6 +80,31 @@ def problems_of(
     found = [_place(details, model, document, at) for details in error.errors(include_url=False)]
     problems = [problem for issue in _collapse(found, 0) for problem in _translate(issue, document)]
     return list(dict.fromkeys(problems))
+
+
+def misfit(error: ValidationError, field: FieldInfo, value: object) -> tuple[str, str | None] | None:
+    """What is wrong with a value that does not fit a field, and what to write instead.
+
+    Args:
+        error: what pydantic raised.
+        field: the field.
+        value: the value.
+
+    Returns:
+        Nothing where something within the value is wrong, which only its whole form can tell.
+    """
+    shape = _Type(field.annotation, tuple(field.metadata))
+    found = []
+    for details in error.errors(include_url=False):
+        places = _walk(shape, tuple(details["loc"]), (), (), None)
+        found.append(_Issue(details, next(places, _Place(tuple(details["loc"]), _UNKNOWN, (), None))))
+    issues = list(_collapse(found, 0))
+    if len(issues) > 1 or issues[0].place.path:
+        return None
+    raised = issues[0].details.get("ctx", {}).get("error")
+    if isinstance(raised, InvalidValue):
+        return raised.what, raised.hint
+    return _sentence(issues[0], value), _hint(issues[0], value)
 
 
 # --- Where: pydantic's location to a key path ---------------------------------------------------------------------

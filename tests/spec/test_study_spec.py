@@ -187,12 +187,30 @@ def test_lambda_grid_values_are_round() -> None:
         ({"seeds": 0}, ["seeds", "too small"]),
         ({"study": "a/b"}, ["study"]),
         ({"axes": {"method": ["DCNN", "MDB"]}}, ["axes.method[1]", "MDB", "DCNN"]),
+        ({"axes": {"method": ["DCNN", "HDAA"]}}, ["axes.method[1]", "no method has this name", "did you mean 'HDA'"]),
+        (
+            {"axes": {"objective.lambda": [1.2]}, "search": []},
+            ["axes.objective.lambda[0]", "1.2", "the value is too large"],
+        ),
+        (
+            {"axes": {"system.fingerprint": ["adq"]}},
+            ["axes.system.fingerprint[0]", "unknown value", "did you mean 'adp'"],
+        ),
+        ({"axes": {"system.subcarriers": ["many"]}}, ["expected a whole number, found text"]),
         ({"axes": {"system.pathes": [10]}}, ["did you mean 'system.paths'"]),
         ({"axes": {"system.paths": [0]}}, ["axes.system.paths[0]", "≥ 1"]),
         ({"axes": {"system.paths": [{"uniform": [25, 10]}]}}, ["axes.system.paths[0]"]),
         ({"axes": {"system.paths": []}}, ["at least one value"]),
         ({"axes": {"system.paths": [10, 10]}}, ["twice"]),
-        ({"search": [{"space": {"objective.lambda": {"grid": [0.0, 1.5, 0.1]}}}]}, ["objective.lambda", "from 0 to 1"]),
+        ({"search": [{"space": {"objective.lambda": {"grid": [0.0, 1.5, 0.1]}}}]}, ["too large: 1.1", "from 0 to 1"]),
+        (
+            {"search": [{"space": {"objective.lamda": {"values": [0.1]}}}]},
+            ["no setting has this key path; did you mean 'objective.lambda'"],
+        ),
+        (
+            {"search": [{"when": {"method": "MDAA"}, "space": {"objective.lambda": {"values": [0.1]}}}]},
+            ["search[0].when.method", "no method has this name; did you mean 'MDA'"],
+        ),
         (
             {"search": [{"space": {"objective.lambda": {"float": [-0.5, 1.0]}}, "sampler": "tpe", "trials": 3}]},
             ["0 to 1"],
