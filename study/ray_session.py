@@ -102,10 +102,12 @@ def connect(cluster: Cluster, *, object_store_mb: int | None = None, source: str
     except RuntimeEnvSetupError as error:
         ray.shutdown()
         raise _unshippable(error, source) from None
-    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+    except Exception as error:
         # What was started before it failed would stay.
         ray.shutdown()
-        if isinstance(error, ValueError) and environment is None:
+        # Ray has no type of its own for a node that does not start in time: on a machine that is far too busy.
+        expected = isinstance(error, ConnectionError | RuntimeError | OSError | ValueError) or type(error) is Exception
+        if not expected or (isinstance(error, ValueError) and environment is None):
             raise  # nothing that a cluster file says
         if environment is not None and re.search("runtime[ _]env", str(error), re.IGNORECASE):
             raise _unshippable(error, source) from None
