@@ -8,8 +8,19 @@ from pathlib import Path
 from study.errors import SpecError, nearest
 from study.observers.base import Observer, Observers, RunObserver
 from study.observers.event_log import EventLog, read_events, running_trials
+from study.observers.runs import Run, runs_of
 
-__all__ = ["EventLog", "Observer", "Observers", "RunObserver", "make_observers", "read_events", "running_trials"]
+__all__ = [
+    "EventLog",
+    "Observer",
+    "Observers",
+    "Run",
+    "RunObserver",
+    "make_observers",
+    "read_events",
+    "running_trials",
+    "runs_of",
+]
 
 _NAMES = ("mlflow", "tensorboard")
 

@@ -11,9 +11,9 @@ from cluster.machines import MachineKind, slots_of
 from cluster.model import Cluster
 from study.data.site import open_site
 from study.errors import StudyError
+from study.observers import runs_of
 from study.planning.estimate import Planner, report_seconds
 from study.planning.knowledge import Knowledge, studies_in
-from study.planning.observations import runs_of
 from study.planning.record import Basis, Spread, read_plan
 from study.running import prepare
 from study.search import StudyQueue
@@ -147,7 +147,11 @@ def _replay(
     if open_site(spec.site).data_hash != store.read_data_hash():
         return "its site has other data now"
     site, table = prepare(spec)
-    runs, plan = runs_of(store), read_plan(folder)
+    plan = read_plan(folder)
+    try:
+        runs = runs_of(store.events)
+    except (OSError, ValueError):
+        runs = []
     slots = max((run.slots for run in runs), default=0)
     there = cluster
     if slots:

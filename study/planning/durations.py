@@ -112,6 +112,7 @@ class Durations:
                 noise = math.log(item.high / item.low) / _QUARTILES if item.high > item.low else 0.0
                 level = _Level(item.session, item.calibrated, item.device.trials, math.log(item.value), noise)
                 self._levels[item.quantity, item.work, item.detail].append(level)
+        self._found: dict[tuple[Quantity, WorkKey | None, str], Known | None] = {}
         self._offset = self._of_calibrations()
         self.drift = self._drift()
 
@@ -210,7 +211,13 @@ class Durations:
     # --- levels ---
 
     def _exact(self, quantity: Quantity, work: WorkKey | None, detail: str = "") -> Known | None:
-        levels = self._levels.get((quantity, work, detail))
+        name = (quantity, work, detail)
+        if name not in self._found:
+            self._found[name] = self._level(name)
+        return self._found[name]
+
+    def _level(self, name: tuple[Quantity, WorkKey | None, str]) -> Known | None:
+        levels = self._levels.get(name)
         if not levels:
             return None
         # Whole trials know better than a few steps.

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from study import __version__
 from study.data.system import SystemConfiguration
 from study.errors import ResultsError
-from study.observers import read_events
+from study.observers import Run, runs_of
 from study.planning.record import read_plan
 from study.planning.work import WorkKey, making_of, work_key
 from study.result_files import READ_ERRORS, Damaged, damage, new_file, read_plain_file
@@ -37,12 +37,10 @@ __all__ = [
     "Device",
     "Observation",
     "Quantity",
-    "Run",
     "Versions",
     "of_engine",
     "of_study",
     "read_calibrations",
-    "runs_of",
     "write_calibration",
 ]
 
@@ -380,7 +378,7 @@ def of_engine(
         node_type,
     )
     versions = Versions(any_row["study_version"] or "", _public(any_row["torch_version"] or ""))
-    for number, run in enumerate(runs_of(store)):
+    for number, run in enumerate(_runs(store)):
         shared: dict[str, Any] = {
             "session": f"{source} {run.began[:10]}", "source": source, "measured_at": run.began, "device": device,
             "detail": trainer, "versions": versions,
@@ -404,71 +402,11 @@ def of_engine(
     return found
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run of a study, as its event log tells it.
-
-    Attributes:
-        began: ISO 8601.
-        ended: whether it came to its end, and was not killed.
-        start_s: until the first trial started.
-        end_s: after the last trial.
-        wall_s: all of it, but for the report.
-        slots: trials at the same time; 0 where that was not known.
-        trials: key → seconds that it had a process, in the order of their start.
-    """
-
-    began: str
-    ended: bool
-    slots: int
-    start_s: float
-    end_s: float
-    wall_s: float
-    trials: dict[str, float]
-
-
-def runs_of(store: Store) -> list[Run]:
-    """The runs of a study, oldest first; none where its event log is missing."""
-    runs: list[Run] = []
-    events: list[tuple[float, str, Mapping[str, Any]]] = []
-
-    def close() -> None:
-        if not events:
-            return
-        first, last = events[0], events[-1]
-        starts = {str(event.get("key")): time for time, kind, event in events if kind == "trial_started"}
-        ends = {str(event.get("key")): time for time, kind, event in events if kind == "trial_finished"}
-        trials = {key: ends[key] - start for key, start in starts.items() if ends.get(key, -math.inf) >= start}
-        end = max(ends.values(), default=last[0])
-        slots = first[2].get("slots")
-        runs.append(
-            Run(
-                str(first[2]["time"]),
-                last[1] == "run_ended",
-                slots if isinstance(slots, int) and slots > 0 else 0,
-                min(starts.values(), default=last[0]) - first[0],
-                last[0] - end,
-                last[0] - first[0],
-                trials,
-            )
-        )
-        events.clear()
-
+def _runs(store: Store) -> list[Run]:
     try:
-        for event in read_events(store.events):
-            try:
-                time = datetime.fromisoformat(str(event["time"])).timestamp()
-            except (ValueError, OverflowError):
-                continue
-            kind = str(event["event"])
-            if kind == "run_started":
-                close()
-            if events or kind == "run_started":
-                events.append((time, kind, event))
-    except OSError:
-        pass
-    close()
-    return runs
+        return runs_of(store.events)
+    except (OSError, ValueError):  # no log, or no plain file
+        return []
 
 
 def _public(version: str) -> str:

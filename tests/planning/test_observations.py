@@ -19,6 +19,7 @@ from study.data.site import open_site
 from study.errors import ResultsError
 from study.execution import run_trial
 from study.methods import load_study
+from study.observers import runs_of
 from study.planning.durations import Durations
 from study.planning.knowledge import calibration_folder, check_devices, gather
 from study.planning.observations import (
@@ -28,7 +29,6 @@ from study.planning.observations import (
     of_engine,
     of_study,
     read_calibrations,
-    runs_of,
     write_calibration,
 )
 from study.provenance import Provenance
@@ -208,7 +208,7 @@ def test_the_engines_time_is_what_trials_did_not_take(study: Store) -> None:
     events.append((clock + 2, "run_ended", {}))
     events += [(clock + 100, "run_started", {"slots": 1}), (clock + 110, "trial_started", {"key": "x"})]
     _log(study, events)
-    finished, killed = runs_of(study)
+    finished, killed = runs_of(study.events)
     assert (finished.ended, killed.ended) == (True, False)
     assert finished.wall_s == pytest.approx(clock + 2, abs=0.01)
     assert killed.wall_s == pytest.approx(10, abs=0.01)

@@ -26,7 +26,7 @@ from reports.figures import planned as planned_figure
 from reports.planned import PlannedStudy, planned_study
 from reports.results import load_results
 from reports.tables import Table
-from study.planning.record import CellPlan, Plan, Spread, write_plan
+from study.planning.record import PLAN_FILE, CellPlan, Plan, Spread
 
 SCRIPT = "</script><script>alert(1)</script>"
 RUNS = [
@@ -35,6 +35,10 @@ RUNS = [
     {"time": "2026-03-01T11:00:00+00:00", "event": "run_started"},
     {"time": "2026-03-01T11:05:00+00:00", "event": "trial_finished"},
 ]
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    (folder / PLAN_FILE).write_text(plan.model_dump_json(indent=1))
 
 
 def around(median: float, width: float = 0.2) -> Spread:
@@ -233,12 +237,12 @@ def test_a_log_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     assert read_clock(tmp_path) == "there is no events.jsonl"
     path.write_text("[" * 100_000 + "\n", encoding="utf-8")
-    assert str(read_clock(tmp_path)).startswith("events.jsonl cannot be read")
+    assert read_clock(tmp_path) == "no run is in events.jsonl"
     path.write_text("", encoding="utf-8")
     assert read_clock(tmp_path) == "no run is in events.jsonl"
     path.unlink()
     os.mkfifo(path)
-    assert read_clock(tmp_path) == "events.jsonl is not a plain file"
+    assert read_clock(tmp_path) == "events.jsonl cannot be read: it is not a plain file"
 
 
 # --- Plans that are missing, damaged, of another study or of a stranger ---------------------------------------------
