@@ -341,9 +341,12 @@ def plan(
 
 @app.command()
 def calibrate(
-    spec: Annotated[
-        str | None,
-        typer.Argument(help="Study spec whose work is measured; by default all methods in both network presets."),
+    specs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SPEC]...",
+            help="Study specs whose work is measured; by default all methods in both network presets.",
+        ),
     ] = None,
     cluster: ClusterOption = "local",
     preset: PresetOption = None,
@@ -370,21 +373,21 @@ def calibrate(
     machines = load_cluster(cluster_path)
     check_local(machines, source=str(cluster_path))
     kinds = machine_kinds(machines, _prices(prices), source=str(cluster_path))
-    spec_path = None if spec is None else find_spec(spec)
-    specs = usual_specs() if spec_path is None else [load_study(spec_path, preset)]
+    files = [find_spec(name) for name in specs or []]
+    studies = [load_study(file, preset) for file in files] or usual_specs()
     console = Console(soft_wrap=True, highlight=False)
     from study.calibrating import calibrate as measure_all  # imports Ray, which takes a second
     from study.calibrating import subjects_of
 
     with _Interruption() as interruption:
         found = measure_all(
-            subjects_of(specs, machines, kinds, source=str(cluster_path)),
+            subjects_of(studies, machines, kinds, source=str(cluster_path)),
             machines,
             kinds,
             out or calibration_folder(results),
             seconds=seconds,
             source=str(cluster_path),
-            search_path=search_path(spec_path) if spec_path else (),
+            search_path=tuple(dict.fromkeys(folder for file in files for folder in search_path(file))),
             observer=CalibrationDisplay(console),
             should_stop=interruption.requested.is_set,
         )
