@@ -212,6 +212,15 @@ def run(
         if summary.stopped:
             console.print(f"stopped; finished trials are in {store.location}. To go on, run the same command again.")
             raise typer.Exit(130)
+        at_limit = summary.limit is not None and summary.progress.stored + summary.executed < summary.progress.wanted
+        if at_limit:
+            console.print(
+                f"stopped at the limit, {summary.limit}; finished trials are in {store.location}. To go on, run the "
+                "same command again.",
+                markup=False,
+            )
+            if not summary.progress.stored + summary.executed:
+                raise typer.Exit(3)  # nothing is stored, so there is nothing to report
         lost = summary.progress.finished["lost"]
         if lost and lost == sum(summary.progress.finished.values()) and not summary.progress.stored:
             raise typer.Exit(1)  # nothing is stored, so there is nothing to report
@@ -223,8 +232,7 @@ def run(
         if store.remote is not None:
             store.remote.push_folder("report", store.folder / "report")
             console.print(f"report and results: {store.location}")
-    if summary.limit is not None and summary.progress.stored + summary.executed < summary.progress.wanted:
-        console.print(f"stopped at the limit, {summary.limit}. To go on, run the same command again.", markup=False)
+    if at_limit:
         raise typer.Exit(3)
     bad = summary.progress.finished
     if bad["failed"] or bad["out_of_memory"] or bad["lost"]:
