@@ -13,18 +13,24 @@ import pytest
 import torch
 from conftest import SMALL_BASE, Result
 
+from cluster.model import Cluster
 from study.engine.attempt import Parcel, open_data
 from study.engine.searcher import Limits, QueueSearcher, RunStopper
 from study.engine.trial_process import TrialProcess
 from study.errors import DataError
 from study.observers import Observer
 from study.provenance import Provenance
+from study.ray_session import connect
 from study.search import StudyQueue
 from study.spec.expand import expand
 from study.spec.loading import load_yaml
 from study.spec.model import StudySpec
 from study.spec.trial import Trial
 from study.store import Store, TrialTables
+
+# isort: split
+
+import ray
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +39,14 @@ WriteSpec = Callable[..., Path]
 
 # What a trial finds, whenever it runs.
 FOUND = ("state", "config", "seed", "best_epoch", "epochs", "validation_rmse_m", "test_rmse_m", "test_accuracy")
+
+
+@pytest.fixture(scope="module")
+def running_ray() -> Iterator[None]:
+    """One Ray for studies that only need some Ray: its start takes longer than their trials."""
+    assert connect(Cluster())
+    yield
+    ray.shutdown()
 
 
 def _rows(folder: Path) -> dict[str, dict[str, Any]]:
@@ -93,6 +107,7 @@ def test_a_study_runs_once_and_then_only_what_is_new(cli: Cli, write_spec: Write
     assert "the same result" in repeated.out
 
 
+@pytest.mark.usefixtures("running_ray")
 def test_optuna_searches_the_weight_and_the_focus(cli: Cli, write_spec: WriteSpec, tmp_path: Path) -> None:
     space = {"objective.lambda": {"grid": [0.0, 1.0, 0.1]}, "objective.gamma": {"float": [0.0, 4.0]}}
     search = [{"when": {"method": "MDA"}, "space": space, "sampler": "tpe", "trials": 6}]
@@ -110,6 +125,7 @@ def test_optuna_searches_the_weight_and_the_focus(cli: Cli, write_spec: WriteSpe
     assert study.best_trial.value == min(row["validation_rmse_m"] for row in rows if row["seed"] == 0)
 
 
+@pytest.mark.usefixtures("running_ray")
 def test_a_result_cut_short_is_reported_and_its_trial_runs_again(
     cli: Cli, write_spec: WriteSpec, tmp_path: Path
 ) -> None:
@@ -135,6 +151,7 @@ def test_a_result_cut_short_is_reported_and_its_trial_runs_again(
         assert {name: row[name] for name in FOUND} == {name: before[key][name] for name in FOUND}
 
 
+@pytest.mark.usefixtures("running_ray")
 def test_a_trial_that_diverges_is_a_result_and_the_study_goes_on(
     cli: Cli, write_spec: WriteSpec, tmp_path: Path
 ) -> None:
