@@ -114,6 +114,10 @@ class CommandProcess:
         """Ctrl-C, which a terminal sends to the whole group."""
         os.killpg(self.process.pid, signal.SIGINT)
 
+    def terminate(self) -> None:
+        """A polite kill of the command alone."""
+        self.process.terminate()
+
     def clean_up(self) -> None:
         """End whatever is left."""
         for pid in [self.process.pid, *self.descendants()]:
