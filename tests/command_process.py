@@ -12,7 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-WAIT_S = 240
+# Nothing waits that long but for what never comes, even on a machine that has much else to do.
+WAIT_S = 600
 
 
 class CommandProcess:
