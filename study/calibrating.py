@@ -28,7 +28,7 @@ from cluster.machines import MachineKind, workers_on
 from cluster.model import Cluster
 from study.data.site import Site
 from study.engine.attempt import Payload
-from study.errors import ClusterError
+from study.errors import ClusterError, StudyError
 from study.observers import EventLog
 from study.planning.estimate import Planner, device_of
 from study.planning.observations import Device, Observation, of_engine, write_calibration
@@ -38,6 +38,7 @@ from study.provenance import Provenance
 from study.running import prepare, run_study
 from study.spec.model import StudySpec
 from study.spec.trial import Trial
+from study.storage import study_location
 from study.store import Store
 
 __all__ = ["Calibrated", "CalibrationObserver", "Subject", "calibrate", "subjects_of"]
@@ -119,8 +120,13 @@ def calibrate(
     found = Calibrated()
     now = datetime.now(UTC).isoformat(timespec="seconds")
     total = 1 + sum(len(_keys(subjects, number)) for number in range(len(kinds)))
-    observer.about_to("the engine's own time", 0, total)
-    found.observations += _of_engine(cluster, kinds[0], source)
+    what = "the engine's own time"
+    observer.about_to(what, 0, total)
+    try:
+        found.observations += _of_engine(cluster, kinds[0], source)
+    except StudyError as error:  # of storage, such as a folder that not all machines see: steps can be measured
+        found.failures.append((what, error.what))
+        observer.failed(what, error.what)
     connected = connect(cluster, source=source)
     try:
         if wait_for_nodes(cluster, source=source, should_stop=should_stop) == 0:
@@ -359,7 +365,8 @@ def _of_engine(cluster: Cluster, kind: MachineKind, source: str) -> list[Observa
     )
     with tempfile.TemporaryDirectory(prefix="study-calibration-") as scratch:
         store = Store(Path(scratch))
-        run_study(spec, cluster, store, EventLog(store.events), cluster_source=source)
+        checkpoints = None if cluster.storage == "local" else str(study_location(cluster.storage, "calibration"))
+        run_study(spec, cluster, store, EventLog(store.events), cluster_source=source, checkpoints=checkpoints)
         rows = [row for row in store.load().rows.values() if row["state"] == "done"]
         node_type = "" if cluster.address == "local" and not cluster.nodes else kind.name
         return of_engine(store, "calibration", rows, trainer, node_type)

@@ -299,6 +299,7 @@ def plan(
         return
     if spec is None:
         raise SpecError("there is no spec to plan", allowed="study plan SPEC, or study plan --backtest RESULTS")
+    _check_local("--results", results)
     limits = plan_limits(deadline, budget)
     loaded = _load_spec(find_spec(spec), preset, seeds)
     files = [find_cluster(name) for name in ([*compare, *(more or [])] if compare else [cluster])]
@@ -381,6 +382,8 @@ def calibrate(
     machines = load_cluster(cluster_path)
     check_local(machines, source=str(cluster_path))
     kinds = machine_kinds(machines, _prices(prices), source=str(cluster_path))
+    _check_local("--results", results)
+    _check_local("--out", out)
     files = [find_spec(name) for name in specs or []]
     studies = [load_study(file, preset) for file in files] or usual_specs()
     console = Console(soft_wrap=True, highlight=False)
@@ -755,6 +758,17 @@ def _load_spec(file: Path, preset: str | None, seeds: int | None) -> StudySpec:
                 allowed=f"at least --seeds {search.seeds}",
             )
     return loaded.model_copy(update={"seeds": seeds})
+
+
+def _check_local(option: str, folder: Path | None) -> None:
+    """Plans and calibrations read and write folders of this machine."""
+    if folder is not None and "://" in str(folder).replace(":/", "://", 1):  # a path has lost one slash
+        raise ResultsError(
+            "plans and calibrations need a folder of this machine",
+            where=f"{option} {folder}",
+            allowed="a folder",
+            fix="copy the results here first",
+        )
 
 
 def _prices(path: Path | None) -> Prices:

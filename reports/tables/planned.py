@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from reports.clock import Clock, read_clock
@@ -106,6 +107,8 @@ def planned_totals(results: Results) -> Table | None:
     if study is None or isinstance(study, str):
         return None
     plan, clock = study.plan, read_clock(results.folder)
+    if isinstance(clock, Clock):
+        clock = replace(clock, seconds=clock.seconds + (clock.runs - clock.cut) * plan.beside_seconds)
     share = 1.0 if study.complete and not study.gone else study.share
     scale, unit = time_scale([plan.makespan_seconds.median])
     lines = [("Time on the clock", unit, plan.makespan_seconds.times(1 / scale), 1 / scale)]
@@ -127,7 +130,10 @@ def planned_totals(results: Results) -> Table | None:
         Column("Actual ÷ planned", "%"),
         Column("Interval", align="left", note=_VERDICT_NOTE),
     )
-    caption = f"{describe_split(results)} From start to end of each run of the study, summed."
+    caption = (
+        f"{describe_split(results)} From each command to its report, summed: what the log tells of the run, and "
+        f"{plan.beside_seconds:.0f} s for imports and the report."
+    )
     if share != 1.0:
         caption += (
             " What is stored is not what was planned: actual values are compared with “planned so far”, the part that "

@@ -12,7 +12,7 @@ from cluster.model import Cluster
 from study.data.site import open_site
 from study.errors import StudyError
 from study.observers import runs_of
-from study.planning.estimate import Planner, report_seconds
+from study.planning.estimate import Planner
 from study.planning.knowledge import Knowledge, studies_in
 from study.planning.record import Basis, Spread, read_plan
 from study.running import prepare
@@ -166,5 +166,5 @@ def _replay(
     actual = sum(row["trial_seconds"] or 0.0 for key, row in stored.rows.items() if key in keys)
     if not actual:
         return "its trials tell no seconds"
-    wall = sum(run.wall_s for run in runs) + report_seconds(planned.trials) if runs else None
+    wall = sum(run.wall_s + planned.beside_seconds * run.ended for run in runs) if runs else None
     return Replay(folder.name, planned.trials, planned.seconds, actual, planned.makespan_seconds, wall, planned.basis)

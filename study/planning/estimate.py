@@ -33,19 +33,22 @@ from study.planning.workload import Jobs, Workload, workload
 from study.provenance import processor_name, spec_hash
 from study.spec.model import StudySpec
 
-__all__ = ["Draws", "Planner", "device_of", "report_seconds"]
+__all__ = ["Draws", "Planner", "beside_seconds", "device_of"]
 
 # Scheduling is most of the work: so many jobs in all draws together, and draws between these bounds.
 _JOBS, _FEWEST, _MOST = 250_000, 40, 200
 # From the command to the run's first word: imports, and reading the site.
-_BEFORE_S = 2.0
+_IMPORTS_S = 2.0
 # Of a machine's memory, what trials can have.
 _USABLE_MEMORY = 0.85
 
 
-def report_seconds(trials: int) -> float:
-    """What a report takes (docs/performance.md: 30 to 40 s for 10,000 trials, 3 to 4 s for a few)."""
-    return 3.0 + 0.0035 * trials
+def beside_seconds(trials: int) -> float:
+    """What a command takes beside its run: imports, and the report.
+
+    A report takes 30 to 40 s for 10,000 trials and 3 to 4 s for a few (docs/performance.md).
+    """
+    return _IMPORTS_S + 3.0 + 0.0035 * trials
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,7 @@ class Planner:
             at = np.arange(len(jobs.group)), np.asarray(slot_kinds)[schedule.slot]
             own = seconds[at] + np.where(schedule.fetched, fetching[at], 0.0)
             group_seconds[number] = np.bincount(jobs.group, own, len(load.groups))
-            makespan[number] = _BEFORE_S + start + schedule.makespan + end + report_seconds(load.trials)
+            makespan[number] = start + schedule.makespan + end + beside_seconds(load.trials)
         return Draws(group_seconds, makespan, makespan / 3600 * self.machine_count, self.slots)
 
     def _slot_kinds(self) -> list[int]:
@@ -297,6 +300,7 @@ class Planner:
             stored=self.load.stored,
             seconds=Spread.of(drawn.total),
             makespan_seconds=Spread.of(drawn.makespan),
+            beside_seconds=beside_seconds(self.load.trials),
             cost=None if rate is None else Spread.of(hours * rate),
             currency=self.currency,
             cost_note=self.price_note,

@@ -103,7 +103,8 @@ class Plan(_Frozen):
         trials: trials that were planned.
         stored: trials of the study that were stored already and are no part of the plan.
         seconds: of all trials, summed.
-        makespan_seconds: from start to report, on the clock.
+        makespan_seconds: on the clock, from the command to its report.
+        beside_seconds: the part of it that is no part of the run, and not in its log: imports, and the report.
         cost: money for the machines over that time; None where no price is known.
         currency: of the cost.
         cost_note: where the price is from, or why there is none.
@@ -125,6 +126,7 @@ class Plan(_Frozen):
     stored: Annotated[int, Field(ge=0)] = 0
     seconds: Spread
     makespan_seconds: Spread
+    beside_seconds: _Amount = 0.0
     cost: Spread | None = None
     currency: str | None = None
     cost_note: str
