@@ -235,12 +235,14 @@ class Planner:
             pairs = [kind.seconds(number, jobs, noise) for kind in drawn]
             seconds, fetching = (np.stack(values, axis=1) for values in zip(*pairs, strict=True))
             gap, first, start, end = drawn[0].engine[number].tolist()
+            # Workers of Ray Train are new for each trial: they find no fingerprints.
+            context = np.arange(len(jobs.work)) if self.cluster.uses_ray_train else contexts[jobs.work]
             schedule = list_schedule(
                 seconds + gap,
                 slot_kinds,
                 group=jobs.group.tolist(),
                 after=after,
-                context=contexts[jobs.work].tolist(),
+                context=context.tolist(),
                 context_seconds=fetching,
                 first_seconds=first,
             )

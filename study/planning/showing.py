@@ -264,7 +264,8 @@ def _show_limits(console: Console, found: Answer) -> None:
         elif found.met is not None:
             console.print("no number of these machines meets it")
     if found.savings:
-        table = _table("what to leave out", "trials", "saves", "on the clock", "money", "limits")
+        title = "what to leave out" + (" (of the whole study)" if found.plan.stored else "")
+        table = _table(title, "trials", "saves", "on the clock", "money", "limits")
         for saving in found.savings:
             table.add_row(
                 Text(saving.what), f"{saving.trials:,}", _one(saving.saved_seconds), duration(saving.makespan),

@@ -222,6 +222,20 @@ def test_fractions_of_a_gpu_share_it(tmp_path: Path) -> None:
     assert "Test GPU" in made.plan().notes[0]
 
 
+def test_workers_of_ray_train_make_their_fingerprints_each_time(tmp_path: Path) -> None:
+    study = spec(tmp_path, axes={"method": ["HDA"]}, seeds=6)
+    slow = [
+        replace(item, value=1.0, low=0.99, high=1.01) if item.quantity == "synthesis_s" else item for item in measured()
+    ]
+    tune, train = (
+        planner(study, slow, cluster=CLUSTER.model_copy(update={"trainer": trainer})).plan().seconds.median
+        for trainer in ("tune", "ray_train")
+    )
+    samples = 6 * 160
+    assert tune == pytest.approx(2 * samples, rel=0.1)  # two processes, once each
+    assert train == pytest.approx(6 * samples, rel=0.1)
+
+
 def test_trials_that_do_not_fit_are_named(tmp_path: Path) -> None:
     made = planner(spec(tmp_path), machines=(replace(MACHINE, memory_bytes=2**29),))
     assert "needs about" in made.memory_problems()[0]
