@@ -170,8 +170,7 @@ def _keys(subjects: Sequence[Subject], kind: int) -> dict[Any, tuple[Subject, Wo
     for subject in subjects:
         load = subject.loads[kind]
         for work in load.works:
-            # How a fingerprint is made is a quantity of its own.
-            found.setdefault((work.key, work.making), (subject, work, load.examples[work.key]))
+            found.setdefault(work.key, (subject, work, load.examples[work.key]))
     return found
 
 
@@ -292,7 +291,11 @@ class _Measurer:
         )
         trial = json.dumps(asdict(Trial(dict(config), 0, subject.site.data_hash)))
         try:
-            answers = ray.get([meter.measure.remote(payload, trial, work, self._seconds) for meter in meters])
+            # All are ready before the first one begins: they have to be slowed by each other.
+            problems = ray.get([meter.prepare.remote(payload, trial, work) for meter in meters])
+            if problem := next((text for text in problems if text is not None), None):
+                return str(problem)
+            answers = ray.get([meter.run.remote(self._seconds) for meter in meters])
         except RayError as error:
             return f"its process was lost ({type(error).__name__})"
         values: dict[Any, list[float]] = defaultdict(list)
@@ -325,24 +328,41 @@ class _Meter:
 
     def __init__(self) -> None:
         self._data: dict[str, Any] = {}
+        self._measurement: Any = None
+        self._name = ""
 
-    def measure(self, payload: Payload, trial: str, work: Work, seconds: float) -> tuple[str, Any]:
-        """The device's name, and what was measured or why it was not."""
+    def prepare(self, payload: Payload, trial: str, work: Work) -> str | None:
+        """Make ready what is to be measured; why it cannot be, where it cannot."""
         import torch
 
-        from study.engine.attempt import open_data, state_and_reason
-        from study.measuring import measure
+        from study.engine.attempt import open_data
+        from study.measuring import Measurement
         from study.provenance import processor_name
 
         device = torch.device("cuda" if payload.gpu else "cpu")
-        name = torch.cuda.get_device_name(device) if payload.gpu else processor_name()
+        self._measurement = None  # frees the memory of the last one
         try:
+            self._name = torch.cuda.get_device_name(device) if payload.gpu else processor_name()
             if payload.site not in self._data:
                 self._data = {payload.site: open_data(payload, device)}  # the last one alone: sites can be large
-            return name, measure(Trial(**json.loads(trial)), work, self._data[payload.site], seconds=seconds)
+            self._measurement = Measurement(Trial(**json.loads(trial)), work, self._data[payload.site])
         except Exception as error:  # a trial's own failure is told, and the others are measured
-            _, reason = state_and_reason(error)
-            return name, reason.strip().splitlines()[-1]
+            return _reason(error)
+        return None
+
+    def run(self, seconds: float) -> tuple[str, Any]:
+        """The device's name, and what was measured or why it was not."""
+        try:
+            return self._name, self._measurement.run(seconds)
+        except Exception as error:
+            return self._name, _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    from study.engine.attempt import state_and_reason
+
+    _, reason = state_and_reason(error)
+    return reason.strip().splitlines()[-1]
 
 
 def _of_engine(cluster: Cluster, kind: MachineKind, source: str) -> list[Observation]:

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,107 +25,131 @@ from study.execution import initialized_method
 from study.planning.observations import Quantity
 from study.planning.work import Work
 from study.spec.trial import Trial
-from study.training import train
+from study.training import EVALUATION_BATCH, train
 
-__all__ = ["Measured", "measure"]
+__all__ = ["Measured", "Measurement"]
 
 # Quantity and its detail → single values.
 Measured = dict[tuple[Quantity, str], list[float]]
 
 # Steps of a measured epoch: enough that what an epoch does beside them hardly counts.
 _STEPS = 4
-# Samples of a measured evaluation, and of reference rows, whose time grows with their square.
-_EVALUATED = 512
+# Samples of reference rows, whose time grows with their square.
 _LABELLED, _PREDICTED = 1024, 256
-_MODEL_SAMPLES = 64
+_MODEL_SAMPLES = 256
 # Measured epochs (the first one warms up): the fewest, and the most however fast they are.
 _FEWEST, _MOST = 3, 50
 
 
-def measure(trial: Trial, work: Work, data: SiteData, *, seconds: float) -> Measured:
-    """Measure the parts of a trial on the device of its data.
+class Measurement:
+    """The parts of a trial, on the device of its data: first what is made once, then what is done over and over.
+
+    Several processes make their measurements, wait for each other, and `run` them at the same time.
 
     Args:
         trial: one of those that the work is of.
         work: says whether fingerprints are kept, and how large they are.
         data: the site, with no memory for fingerprints: only those are made that are measured.
-        seconds: how long to go on; slow steps take longer.
 
     Raises:
         StudyError: the trial cannot be run.
         torch.OutOfMemoryError, MemoryError: it needs more memory than there is.
     """
-    config = trial.configuration
-    parts = data.prepare(config.system, config.split, coordinate_scale_m=config.training.coordinate_scale_m)
-    found: Measured = defaultdict(list)
-    if not work.key.trained:
-        _measure_reference(trial, work, data, parts, found)
-        return dict(found)
-    _forget_peak(data.device)
-    batch = work.key.batch
-    chosen = _drawn(len(parts.training.source.position), batch * _STEPS, data.device)
-    source = parts.training.source
-    images = _made(source.fingerprint, chosen, work, found, data.device)
-    target = parts.training.target.fingerprint
-    others = _made(target, _drawn(len(target), batch * _STEPS, data.device), work, found, data.device)
-    validation = _subset(parts.validation, _EVALUATED, work, found, data.device)
-    training = TrainingData(
-        LabelledSamples(images, source.position[chosen], source.condition[chosen]), UnlabelledSamples(others)
-    )
-    began = time.perf_counter()
-    method, _ = initialized_method(trial, len(parts.conditions), data.device)
-    found["setup_s", ""].append(time.perf_counter() - began)
-    settings = config.training.model_copy(update={"epochs": _MOST + 1, "batch_size": batch})
-    steps, evaluated = len(chosen) // batch, len(validation.condition)
-    began = time.perf_counter()
-    epochs = train(method, training, validation, parts.frame, settings, seed=trial.seed)
-    for number, record in enumerate(epochs):
-        looked = record.validation_seconds or 0.0
-        if number:
-            found["step_s", ""].append((record.seconds - looked) / steps)
-            found["evaluation_s", ""].append(looked / evaluated)
-        if number >= _FEWEST and time.perf_counter() - began > seconds:
-            break
-    epochs.close()
-    # What was held here was a part of the data: the rest of the peak is what a whole trial has, too.
-    held_mb = work.paths_mb
-    if not work.key.making:
-        held_mb += sum(len(item) for item in (images, others, validation.fingerprint)) * work.key.elements * 4 / 2**20
-    found["base_memory_mb", ""].append(max(1.0, _peak_mb(data.device) - held_mb))
-    return dict(found)
 
+    def __init__(self, trial: Trial, work: Work, data: SiteData) -> None:
+        self._trial, self._work, self._data = trial, work, data
+        self._found: Measured = defaultdict(list)
+        config = trial.configuration
+        self._parts = data.prepare(config.system, config.split, coordinate_scale_m=config.training.coordinate_scale_m)
+        if work.key.trained:
+            self._prepare_network()
+        else:
+            self._reference = _Reference(trial, work, data, self._parts, self._found)
 
-def _measure_reference(trial: Trial, work: Work, data: SiteData, parts: DomainData, found: Measured) -> None:
-    reference = REFERENCES[trial.method](**dict(trial.config["objective"]))
-    device, config = data.device, trial.configuration
-    began = time.perf_counter()
-    if isinstance(reference, ModelBased):
-        channels = data.channels(config.system, config.split)
-        chosen = _drawn(len(channels.training.position_m), _MODEL_SAMPLES, device)
-        asked = channels.test[_drawn(len(channels.test), _MODEL_SAMPLES, device)]
-        labelled = channels.training._replace(
-            csi=channels.training.csi[chosen],
-            position_m=channels.training.position_m[chosen],
-            condition=channels.training.condition[chosen],
+    def _prepare_network(self) -> None:
+        work, parts, found, device = self._work, self._parts, self._found, self._data.device
+        _forget_peak(device)
+        batch = work.key.batch
+        source, target = parts.training.source, parts.training.target.fingerprint
+        chosen = _drawn(len(source.position), batch * _STEPS, device)
+        images = _made(source.fingerprint, chosen, work, found, device)
+        others = _made(target, _drawn(len(target), batch * _STEPS, device), work, found, device)
+        self._validation = _subset(parts.validation, EVALUATION_BATCH, work, found, device)
+        self._training = TrainingData(
+            LabelledSamples(images, source.position[chosen], source.condition[chosen]), UnlabelledSamples(others)
         )
         began = time.perf_counter()
-        reference.fit(labelled, len(parts.conditions))
-        fitted = time.perf_counter()
-        reference.predict(asked)
-        pairs = len(asked)
-    else:
-        source = parts.training.source
-        chosen = _drawn(len(source.position), _LABELLED, device)
-        images = _made(source.fingerprint, chosen, work, found, device)
-        test = _subset(parts.test, _PREDICTED, work, found, device)
+        self._method, _ = initialized_method(self._trial, len(parts.conditions), device)
+        found["setup_s", ""].append(time.perf_counter() - began)
+        # What is held here is a part of the data: the rest of the peak is what a whole trial has, too.
+        self._held_mb = work.paths_mb
+        if not work.key.making:
+            held = len(images) + len(others) + len(self._validation.fingerprint)
+            self._held_mb += held * work.key.elements * 4 / 2**20
+
+    def run(self, seconds: float) -> Measured:
+        """Train, or predict, for about so long; slow steps take longer."""
+        if not self._work.key.trained:
+            self._reference.run(seconds)
+            return dict(self._found)
+        found, training, batch = self._found, self._training, self._work.key.batch
+        settings = self._trial.configuration.training.model_copy(update={"epochs": _MOST + 1, "batch_size": batch})
+        steps, evaluated = len(training.source.position) // batch, len(self._validation.condition)
         began = time.perf_counter()
-        reference.fit(LabelledSamples(images, source.position[chosen], source.condition[chosen]), len(parts.conditions))
-        fitted = time.perf_counter()
-        reference.predict(test.fingerprint)
-        pairs = len(test.condition) * (len(chosen) if work.key.method == "KNN" else 1)
-    _wait_for(device)
-    found["fit_s", ""].append((fitted - began) / len(chosen))
-    found["predict_s", ""].append((time.perf_counter() - fitted) / pairs)
+        epochs = train(self._method, training, self._validation, self._parts.frame, settings, seed=self._trial.seed)
+        for number, record in enumerate(epochs):
+            looked = record.validation_seconds or 0.0
+            if number:  # the first one warms up
+                found["step_s", ""].append((record.seconds - looked) / steps)
+                found["evaluation_s", ""].append(looked / evaluated)
+            if number >= _FEWEST and time.perf_counter() - began > seconds:
+                break
+        epochs.close()
+        found["base_memory_mb", ""].append(max(1.0, _peak_mb(self._data.device) - self._held_mb))
+        return dict(found)
+
+
+class _Reference:
+    """A reference row: fitted to some samples, asked for some others."""
+
+    def __init__(self, trial: Trial, work: Work, data: SiteData, parts: DomainData, found: Measured) -> None:
+        self._found, self._device, self._conditions = found, data.device, len(parts.conditions)
+        self._reference = REFERENCES[trial.method](**dict(trial.config["objective"]))
+        self._compares = work.key.method == "KNN"
+        config, device = trial.configuration, data.device
+        if isinstance(self._reference, ModelBased):
+            channels = data.channels(config.system, config.split)
+            chosen = _drawn(len(channels.training.position_m), _MODEL_SAMPLES, device)
+            self._asked: Any = channels.test[_drawn(len(channels.test), _MODEL_SAMPLES, device)]
+            self._labelled: Any = channels.training._replace(
+                csi=channels.training.csi[chosen],
+                position_m=channels.training.position_m[chosen],
+                condition=channels.training.condition[chosen],
+            )
+        else:
+            source = parts.training.source
+            chosen = _drawn(len(source.position), _LABELLED, device)
+            images = _made(source.fingerprint, chosen, work, found, device)
+            self._labelled = LabelledSamples(images, source.position[chosen], source.condition[chosen])
+            self._asked = _subset(parts.test, _PREDICTED, work, found, device).fingerprint
+        self._labels = len(chosen)
+
+    def run(self, seconds: float) -> None:
+        """Measure, for about so long."""
+        pairs = len(self._asked) * (self._labels if self._compares else 1)
+        began = time.perf_counter()
+        for number in range(_MOST + 1):
+            start = time.perf_counter()
+            self._reference.fit(self._labelled, self._conditions)
+            fitted = time.perf_counter()
+            self._reference.predict(self._asked)
+            _wait_for(self._device)
+            now = time.perf_counter()
+            if number:  # the first call makes tables and takes memory that later ones find
+                self._found["fit_s", ""].append((fitted - start) / self._labels)
+                self._found["predict_s", ""].append((now - fitted) / pairs)
+            if number >= _FEWEST and now - began > seconds:
+                break
 
 
 def _drawn(count: int, wanted: int, device: torch.device) -> Tensor:

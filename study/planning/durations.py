@@ -20,7 +20,7 @@ from study.planning.work import WorkKey, operations_of
 __all__ = ["Durations", "Known"]
 
 # A machine's speed differs by so much between days; as much as four sessions say that before any is known.
-_DRIFT, _DRIFT_WEIGHT = 0.08, 4
+_DRIFT, _DRIFT_WEIGHT = 0.12, 4
 # A level that was measured well may still differ between what is measured and what runs later.
 _LEAST_SIGMA = 0.03
 # A few steps in a row are another thing than whole trials.
@@ -113,7 +113,8 @@ class Durations:
                 level = _Level(item.session, item.calibrated, item.device.trials, math.log(item.value), noise)
                 self._levels[item.quantity, item.work, item.detail].append(level)
         self._found: dict[tuple[Quantity, WorkKey | None, str], Known | None] = {}
-        self._offset = self._of_calibrations()
+        self._offsets: dict[str, float] = {}
+        self._offsets = self._of_calibrations()
         self.drift = self._drift()
 
     @property
@@ -226,9 +227,7 @@ class Durations:
             best = [level for level in best if level.trials == self.device.trials]
         elif any(level.trials == self.device.trials for level in levels):
             best = [level for level in levels if level.trials == self.device.trials]
-        logs = [
-            level.log + (self._offset if level.calibrated else 0.0) + self._slowdown(level.trials) for level in best
-        ]
+        logs = [level.log + self._offset(level, name[1]) + self._slowdown(level.trials) for level in best]
         sigma = math.hypot(_LEAST_SIGMA, _CALIBRATION_SIGMA if best[0].calibrated else 0.0)
         if best[0].trials != self.device.trials:
             sigma = math.hypot(sigma, _OTHER_TRIALS_SIGMA)
@@ -269,28 +268,31 @@ class Durations:
                     found[trials].append(statistics.fmean(logs) - alone)
         return {trials: statistics.median(logs) for trials, logs in sorted(found.items())}
 
-    def _of_calibrations(self) -> float:
-        """Logarithm of how much longer a step takes in whole trials than a calibration says; 0 where none tells."""
-        differences = []
-        for (kind, _, _), levels in self._levels.items():
-            if kind not in ("step_s", "evaluation_s"):
+    def _offset(self, level: _Level, work: WorkKey | None) -> float:
+        """Logarithm of how much longer a network's steps take in whole trials than a calibration says."""
+        return self._offsets.get(work.network, 0.0) if level.calibrated and work is not None else 0.0
+
+    def _of_calibrations(self) -> dict[str, float]:
+        """The offset of each network preset that tells it: a large network may be off in the other direction."""
+        differences: dict[str, list[float]] = defaultdict(list)
+        for (kind, work, _), levels in self._levels.items():
+            if kind not in ("step_s", "evaluation_s") or work is None:
                 continue
             by_trials: dict[int, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
             for level in levels:
                 by_trials[level.trials][level.calibrated].append(level.log)
-            differences += [
+            differences[work.network] += [
                 statistics.fmean(whole) - statistics.fmean(few) for whole, few in by_trials.values() if whole and few
             ]
-        return statistics.median(differences) if differences else 0.0
+        return {network: statistics.median(found) for network, found in differences.items() if found}
 
     def _drift(self) -> float:
         """Standard deviation of the logarithm of the machine's speed between sessions."""
         residuals: dict[str, list[float]] = defaultdict(list)
-        for (kind, _, _), levels in self._levels.items():
+        for (kind, work, _), levels in self._levels.items():
             by_trials: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
             for level in levels if kind == "step_s" else ():
-                log = level.log + (self._offset if level.calibrated else 0.0)
-                by_trials[level.trials][level.session].append(log)
+                by_trials[level.trials][level.session].append(level.log + self._offset(level, work))
             for sessions in by_trials.values():
                 means = {session: statistics.fmean(logs) for session, logs in sessions.items()}
                 if len(means) > 1:
