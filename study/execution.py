@@ -27,7 +27,7 @@ from study.spec.trial import Trial
 from study.store import TrialTables
 from study.training import Checkpoints, EpochRecord, condition_entropy, epoch_columns, predict, train
 
-__all__ = ["failed_tables", "initialized_method", "run_trial"]
+__all__ = ["check_data", "failed_tables", "initialized_method", "run_trial"]
 
 
 def run_trial(
@@ -60,13 +60,7 @@ def run_trial(
     began, started_at = time.perf_counter(), datetime.now(UTC)
     device = data.device
     _reset_peak_memory(device)
-    if data.site.data_hash != trial.data_hash:
-        raise DataError(
-            f"site {data.site.name!r} is not the data that the trial is of",
-            where=str(data.site.folder),
-            allowed=f"data_hash {trial.data_hash}",
-            fix="copy the site to this machine anew, or install the same version of the project",
-        )
+    check_data(trial, data)
     config = trial.configuration
     parts = data.prepare(config.system, config.split, coordinate_scale_m=config.training.coordinate_scale_m)
     data_seconds = time.perf_counter() - began
@@ -158,6 +152,21 @@ def run_trial(
         test = predict(method, parts.test, parts.frame)
     row |= _test_metrics(test, parts)
     return TrialTables(_finish(row, began, device), epochs, _error_columns(test, parts))
+
+
+def check_data(trial: Trial, data: SiteData) -> None:
+    """Whether a site is the data that a trial is of.
+
+    Raises:
+        DataError: it is not.
+    """
+    if data.site.data_hash != trial.data_hash:
+        raise DataError(
+            f"site {data.site.name!r} is not the data that the trial is of",
+            where=str(data.site.folder),
+            allowed=f"data_hash {trial.data_hash}",
+            fix="copy the site to this machine anew, or install the same version of the project",
+        )
 
 
 def initialized_method(trial: Trial, conditions: int, device: torch.device) -> tuple[Method, Complexity]:

@@ -21,7 +21,7 @@ from models.model_based import ModelBased
 from models.references import REFERENCES
 from study.data.dataset import DomainData, EvaluationSet, LabelledSamples, SiteData, TrainingData, UnlabelledSamples
 from study.data.synthesis import Fingerprints
-from study.execution import initialized_method
+from study.execution import check_data, initialized_method
 from study.planning.observations import Quantity
 from study.planning.work import Work
 from study.spec.trial import Trial
@@ -57,6 +57,7 @@ class Measurement:
     """
 
     def __init__(self, trial: Trial, work: Work, data: SiteData) -> None:
+        check_data(trial, data)
         self._trial, self._work, self._data = trial, work, data
         self._found: Measured = defaultdict(list)
         config = trial.configuration
