@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from study.errors import ClusterError
 from study.planning.convergence import Convergence
 from study.planning.estimate import Draws, Planner
-from study.planning.record import Spread
+from study.planning.record import Basis, Spread, worst
 from study.spec.expand import show_value
 from study.spec.model import GridDomain, Search, StudySpec
 
@@ -56,6 +56,7 @@ class Share:
         seconds: of all of them.
         cost: their part of the money; None where no price is known.
         share: of the seconds of all trials, 0 … 1.
+        basis: where the seconds come from, at worst.
     """
 
     axis: str
@@ -64,6 +65,7 @@ class Share:
     seconds: Spread
     cost: Spread | None
     share: float
+    basis: Basis
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def method_shares(planner: Planner, drawn: Draws) -> list[Share]:
             found.append(_share(planner, drawn, "search", f"{method}: search over {', '.join(paths)}", candidates))
             repeats = [number for number in own if number not in candidates]
             if repeats:
-                found.append(_share(planner, drawn, "repeats", f"{method}: other trials", repeats))
+                found.append(_share(planner, drawn, "repeats", f"{method}: repeats of the winner", repeats))
     return found
 
 
@@ -179,20 +181,29 @@ def _share(planner: Planner, drawn: Draws, axis: str, value: str, groups: Sequen
         Spread.of(seconds),
         None if rate is None else Spread.of(part * drawn.makespan / 3600 * rate),
         float(np.median(part)),
+        worst(planner.basis(work) for number in groups for work in planner.load.groups[number].works),
     )
 
 
 # ------------------------------------------------------------------------------------------------- more machines
 
 
-def sizes(planner: Planner, limits: Limits) -> tuple[list[Size], Size | None]:
+def sizes(planner: Planner, limits: Limits, drawn: Draws | None = None) -> tuple[list[Size], Size | None]:
     """The study on clusters of one and more machines of the same kinds.
+
+    Args:
+        planner: of the cluster as it is.
+        limits: what has to be met.
+        drawn: its draws, where they are made already.
 
     Returns:
         The sizes that were looked at, the smallest first; and the smallest that meets the limits, None where none
         does. Where the file has several kinds of machines, their shares stay the same.
     """
     looked: dict[int, Size] = {}
+    if drawn is not None:
+        counts = tuple(machine.count for machine in planner.machines)
+        looked[sum(counts)] = _size_of(planner, counts, drawn, limits)
 
     def look(number: int) -> Size:
         if number not in looked:
@@ -242,9 +253,12 @@ def _scaled(planner: Planner, total: int) -> tuple[int, ...]:
 
 def _size(planner: Planner, counts: tuple[int, ...], limits: Limits) -> Size:
     other = planner.of_size(counts)
-    drawn = other.draw(_DRAWS)
-    makespan, cost = Spread.of(drawn.makespan), _cost(other, drawn)
-    return Size(counts, other.slots, makespan, cost, Spread.of(drawn.node_hours), limits.met(makespan, cost))
+    return _size_of(other, counts, other.draw(_DRAWS), limits)
+
+
+def _size_of(planner: Planner, counts: tuple[int, ...], drawn: Draws, limits: Limits) -> Size:
+    makespan, cost = Spread.of(drawn.makespan), _cost(planner, drawn)
+    return Size(counts, planner.slots, makespan, cost, Spread.of(drawn.node_hours), limits.met(makespan, cost))
 
 
 def _cost(planner: Planner, drawn: Draws) -> Spread | None:
@@ -287,6 +301,9 @@ def _changes(spec: StudySpec, convergence: Convergence) -> Iterable[_Change]:
         doubt = "Fewer seeds mean wider intervals" + ("; no p value is given below five." if fewer < 5 else ".")
         what = f"seeds: {fewer} instead of {spec.seeds}"
         yield _Change("seeds", what, spec.model_copy(update={"seeds": fewer}), doubt)
+    thinner, what = _thinner(spec)
+    if what:
+        yield _Change("axis", what, thinner, "What happens between the values that are left is not seen.")
     coarser, what = _coarser(spec)
     if what:
         yield _Change("search", what, coarser, "An optimum between the points that are left is missed.")
@@ -298,7 +315,25 @@ def _changes(spec: StudySpec, convergence: Convergence) -> Iterable[_Change]:
             training = spec.base.training.model_copy(update={"epochs": fewer})
             other = spec.model_copy(update={"base": spec.base.model_copy(update={"training": training})})
             doubt = "" if needed is not None else "Nothing is known about how many epochs are needed."
+            if needed is None and any(not cell.settled for cell in convergence.cells):
+                doubt = "Best epochs came late so far: with fewer of them errors will grow."
             yield _Change("epochs", f"training.epochs: {fewer} instead of {now}", other, doubt)
+
+
+def _thinner(spec: StudySpec) -> tuple[StudySpec, str]:
+    """Every second value of the longest axis of numbers, the first and the last among them."""
+    axes = {
+        path: values
+        for path, values in spec.axes.items()
+        if len(values) >= 5 and all(isinstance(value, int | float) for value in values)
+    }
+    if not axes:
+        return spec, ""
+    path = max(axes, key=lambda name: len(axes[name]))
+    values = axes[path]
+    kept = values[::2] if len(values) % 2 else (*values[:-1:2], values[-1])
+    what = f"{path}: {len(kept)} of its {len(values)} values"
+    return spec.model_copy(update={"axes": {**spec.axes, path: kept}}), what
 
 
 def _coarser(spec: StudySpec) -> tuple[StudySpec, str]:

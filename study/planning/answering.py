@@ -32,6 +32,7 @@ class Answer:
 
     Attributes:
         plan: the plan.
+        machines: how many machines the cluster has.
         methods, axes: what it is made of.
         convergence: epochs that were worth it so far.
         limits: what was asked for.
@@ -44,6 +45,7 @@ class Answer:
     """
 
     plan: Plan
+    machines: int
     methods: tuple[Share, ...]
     axes: tuple[Share, ...]
     convergence: Convergence
@@ -144,11 +146,13 @@ def answer(
     chosen: Size | None = None
     less: tuple[Saving, ...] = ()
     if plan.trials and (limited or look_for_sizes):
-        looked, chosen = sizes(planner, limits)
+        looked, chosen = sizes(planner, limits, drawn)
+        chosen = chosen if limited else None
     if plan.trials and limited and not limits.met(plan.makespan_seconds, plan.cost):
         less = tuple(savings(planner, limits, converged))
     return Answer(
         plan,
+        planner.machine_count,
         tuple(method_shares(planner, drawn)),
         tuple(axis_shares(planner, drawn)),
         converged,
@@ -157,7 +161,7 @@ def answer(
         chosen,
         less,
         tuple(planner.memory_problems()),
-        tuple(known.studies),
+        tuple(name for name in known.studies if any(name in item.sources for item in planner.durations)),
         tuple(known.notes),
     )
 

@@ -57,7 +57,7 @@ _ASSUMED: Mapping[tuple[Quantity, str], tuple[float, float]] = {
 _SYNTHESIS_S = 2.1e-5  # of a 64 × 64 profile of 25 paths
 # Operations of a reference row for each number of a fingerprint: KNN subtracts, squares and adds; MODEL looks for 25
 # paths on a finer grid, several times.
-_REFERENCE_FLOPS = {"KNN": 4.0, "MODEL": 1e6, "MEAN": 1.0}
+_REFERENCE_FLOPS = {"KNN": 4.0, "MODEL": 1.2e5, "MEAN": 10.0}
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,9 @@ class Durations:
         peak_flops: declared floating-point operations per second of one process's share of it; None where that is not
             declared.
         gpu: whether it is a GPU.
+
+    Attributes:
+        sources: the studies, and ``calibration``, that told something about it.
     """
 
     def __init__(
@@ -106,12 +109,14 @@ class Durations:
         peak = peak_flops if peak_flops is not None else _GPU_FLOPS if gpu else _CORE_FLOPS * device.threads
         self._reached = peak * (_GPU_EFFICIENCY if gpu else _CPU_EFFICIENCY)
         self.peak_declared = peak_flops is not None
+        self.sources: set[str] = set()
         self._levels: dict[tuple[Quantity, WorkKey | None, str], list[_Level]] = defaultdict(list)
         for item in observations:
             if _same_device(item.device, device, gpu=gpu):
                 noise = math.log(item.high / item.low) / _QUARTILES if item.high > item.low else 0.0
                 level = _Level(item.session, item.calibrated, item.device.trials, math.log(item.value), noise)
                 self._levels[item.quantity, item.work, item.detail].append(level)
+                self.sources.add(item.source)
         self._found: dict[tuple[Quantity, WorkKey | None, str], Known | None] = {}
         self._offsets: dict[str, float] = {}
         self._offsets = self._of_calibrations()

@@ -208,8 +208,12 @@ class Planner:
 
     @property
     def price_note(self) -> str:
-        """Where the prices are from."""
-        return "; ".join(dict.fromkeys(machine.price_note for machine in self.machines))
+        """Where the prices are from, or why there is no sum of them."""
+        notes = "; ".join(dict.fromkeys(machine.price_note for machine in self.machines))
+        currencies = sorted({machine.currency for machine in self.machines if machine.currency})
+        if len(currencies) > 1:
+            return f"prices in {' and '.join(currencies)} cannot be added ({notes})"
+        return notes
 
     # --- drawing ---
 
@@ -286,7 +290,7 @@ class Planner:
                     seconds=Spread.of(seconds),
                     cost=None if rate is None else Spread.of(seconds / total * hours * rate),
                     memory_mb=max(self.memory_mb(work) for group in groups for work in group.works),
-                    basis=self._basis(groups[0].works[0]),
+                    basis=self.basis(groups[0].works[0]),
                 )
             )
         return Plan(
@@ -311,7 +315,7 @@ class Planner:
             notes=tuple(self._notes()),
         )
 
-    def _basis(self, work: Work) -> Basis:
+    def basis(self, work: Work) -> Basis:
         """The basis of what takes the time of a trial, on the worst of the machines."""
         return worst(known.basis for kind in self._kinds for known in _main_times(kind.durations, work))
 
@@ -342,22 +346,34 @@ class Planner:
     def _notes(self) -> list[str]:
         notes = []
         for kind in self._kinds:
-            bases = [(work, self._basis(work)) for work in kind.load.works]
+            bases = [(work, self.basis(work)) for work in kind.load.works]
             counted = sorted({str(work.key) for work, basis in bases if basis == "counted"})
             scaled = sorted({str(work.key) for work, basis in bases if basis == "scaled"})
             name = kind.durations.device.name or kind.machine.name
             if counted:
-                peak = "its declared peak" if kind.durations.peak_declared else "a peak that nobody declared"
+                peak = "its declared peak" if kind.durations.peak_declared else "a usual peak, as none is declared"
                 notes.append(
-                    f"Nothing was measured on {name}: seconds are counted operations over {peak}, and may well be "
-                    "three times less or more. `study calibrate SPEC` measures them."
+                    f"Not measured on {name}, but counted operations over {peak}: {_some(counted)}. That may well be "
+                    "three times less or more; `study calibrate SPEC` measures it."
                 )
-            elif scaled:
+            if scaled:
                 notes.append(
                     f"Not measured on {name}, and scaled by counted operations: {_some(scaled)}. "
                     "`study calibrate SPEC` measures them."
                 )
         notes += [f"Not enough memory: {problem}." for problem in self.memory_problems()]
+        idle = sum(machine.gpus * machine.count for machine in self.machines)
+        if idle and not _on_gpu(self.cluster):
+            notes.append(
+                f"The trials use no GPU, and the machines have {idle}: write slots_per_gpu, or gpu under "
+                "resources_per_trial."
+            )
+        if self.cluster.uses_ray_train:
+            gap = self._kinds[0].durations.engine_s("gap_s", "ray_train").median
+            notes.append(
+                f"Each trial starts its Ray Train workers anew, about {gap:.0f} s: for trials of a minute or two, "
+                "trainer: tune is cheaper."
+            )
         if self.load.random:
             notes.append("What early stopping leaves of the searches is drawn: nothing is known about the candidates.")
         return list(dict.fromkeys(notes))
@@ -468,7 +484,9 @@ def device_of(machine: MachineKind, cluster: Cluster) -> tuple[Device, float | N
         sharing = min(max(1, workers), int(1 / worker.gpu + 1e-9)) if worker.gpu < 1 else 1
         return Device(machine.gpu or "", threads, sharing, node_type), peak and peak * min(1.0, worker.gpu)
     name = processor_name() if cluster.address == "local" else ""
-    return Device(name, threads, max(1, workers), node_type), peak and peak * min(1.0, threads / machine.cpus)
+    # The declared peak of a machine with GPUs is that of a GPU, which these trials do not use.
+    own = None if peak is None or machine.gpus else peak * min(1.0, threads / machine.cpus)
+    return Device(name, threads, max(1, workers), node_type), own
 
 
 def _on_gpu(cluster: Cluster) -> bool:

@@ -42,13 +42,15 @@ def deadline_seconds(text: str, now: datetime | None = None) -> float:
     try:
         until = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise SpecError("this is no deadline", where=where, allowed=_ALLOWED) from None
+        hint = f"write {plain}h for so many hours" if re.fullmatch(r"\d+(\.\d+)?", plain) else None
+        raise SpecError("this is no deadline", where=where, allowed=_ALLOWED, fix=hint) from None
     if "T" not in text and ":" not in text:  # a day ends at its end
         until += timedelta(days=1)
     now = (now or datetime.now()).astimezone()
     seconds = (until.astimezone() - now).total_seconds()
     if seconds <= 0:
-        ago = f"{(now - until.astimezone()).total_seconds() / 3600:,.1f} hours ago"
+        hours = -seconds / 3600
+        ago = f"{hours:,.1f} hours ago" if hours < 48 else f"{hours / 24:,.0f} days ago"
         raise SpecError(
             f"the deadline has passed {ago}", where=where, allowed=_ALLOWED, fix="name a time to come, or a duration"
         )

@@ -25,7 +25,7 @@ Basis = Literal["measured", "scaled", "counted"]
 BASIS_WORDS: dict[str, str] = {
     "measured": "measured on this kind of device",
     "scaled": "scaled by counted operations from what was measured on this kind of device",
-    "counted": "counted operations over a declared peak; nothing was measured on this kind of device",
+    "counted": "counted operations over a peak; no work like it was measured on this kind of device",
 }
 
 _Amount = Annotated[float, Field(ge=0)]

@@ -37,9 +37,10 @@ def show_answer(console: Console, found: Answer) -> None:
     console.print(Text(f"{plan.study} on {plan.cluster}: {'; '.join(plan.machines)}", style="bold"))
     stored = f", {plan.stored:,} more are stored" if plan.stored else ""
     at_once = "one at a time" if plan.slots == 1 else f"{plan.slots:,} at a time"
-    console.print(f"{_count(plan.trials, 'trial')} to run{stored}; {at_once}")
     if not plan.trials:
+        console.print(f"nothing to run: all {plan.stored:,} trials are stored; --whole plans them nevertheless")
         return
+    console.print(f"{_count(plan.trials, 'trial')} to run{stored}; {at_once}")
     console.print()
     _show_figures(console, plan)
     _show_shares(console, "by method", found.methods, plan.currency)
@@ -51,7 +52,10 @@ def show_answer(console: Console, found: Answer) -> None:
     _show_limits(console, found)
     console.print()
     rests = f"; rests also on {_list(found.studies)}" if found.studies else ""
-    console.print(Text(f"The seconds are {BASIS_WORDS[plan.basis]}{rests}."))
+    for basis, words in BASIS_WORDS.items():
+        share = sum(item.share for item in found.methods if item.axis == "method" and item.basis == basis)
+        if any(item.basis == basis for item in found.methods):
+            console.print(Text(f"{basis} ({share:.0%} of the time): {words}{rests if basis == 'measured' else ''}."))
     console.print(Text(f"Money: {plan.cost_note}." if plan.cost is not None else f"No money: {plan.cost_note}."))
     for note in (*plan.notes, *found.notes):
         console.print(Text(f"note: {note}", style="yellow"))
@@ -205,12 +209,12 @@ def _show_shares(console: Console, title: str, shares: Sequence[Share], currency
     if not shares:
         return
     priced = any(share.cost is not None for share in shares)
-    table = _table(title, "trials", "time of trials", "share", *(["money"] if priced else []))
+    table = _table(title, "trials", "time of trials", "share", *(["money"] if priced else []), "known")
     for share in shares:
         inner = share.axis in ("search", "repeats")
         name = f"  {share.value}" if inner else share.value
         money = [_money(share.cost, currency)] if priced else []
-        cells = [name, f"{share.trials:,}", duration(share.seconds), f"{share.share:.0%}", *money]
+        cells = [name, f"{share.trials:,}", duration(share.seconds), f"{share.share:.0%}", *money, share.basis]
         table.add_row(*(Text(cell, style="dim" if inner else "") for cell in cells))
     console.print()
     show_table(console, table, whole=True)
@@ -248,15 +252,19 @@ def _show_limits(console: Console, found: Answer) -> None:
         if found.limits.seconds is not None:
             asked.append(f"a deadline in {_one(found.limits.seconds)}")
         if found.limits.cost is not None:
-            asked.append(f"a budget of {found.limits.cost:,.2f} {currency or ''}".rstrip())
+            asked.append(f"a budget of {found.limits.cost:,g} {currency or ''}".rstrip())
         verdict = "is met" if found.met else "is not met"
         console.print(f"\n{' and '.join(asked)} {verdict} by this cluster (nine futures of ten have to)")
     if found.sizes:
-        table = _table("machines", "at a time", "on the clock", "money" if currency else "machine hours", "limits")
+        limited = ["limits"] if found.met is not None else []
+        table = _table("machines", "at a time", "on the clock", "money" if currency else "machine hours", *limited, "")
         for size in found.sizes:
             paid = _money(size.cost, currency) if size.cost is not None else _hours(size.node_hours)
-            mark = " ←" if size is found.chosen else ""
-            table.add_row(f"{size.machines:,}", f"{size.slots:,}", duration(size.makespan), paid, _met(size.met) + mark)
+            marks = ["this cluster"] if (size.machines, size.slots) == (found.machines, found.plan.slots) else []
+            marks += ["the smallest that meets them"] if size is found.chosen else []
+            met = [_met(size.met)] if limited else []
+            cells = [f"{size.machines:,}", f"{size.slots:,}", duration(size.makespan), paid, *met]
+            table.add_row(*cells, f"← {', '.join(marks)}" if marks else "")
         console.print()
         show_table(console, table, whole=True)
         if found.chosen is not None and found.met is not None:
@@ -265,7 +273,7 @@ def _show_limits(console: Console, found: Answer) -> None:
             console.print("no number of these machines meets it")
     if found.savings:
         title = "what to leave out" + (" (of the whole study)" if found.plan.stored else "")
-        table = _table(title, "trials", "saves", "on the clock", "money", "limits")
+        table = _table(title, "trials", "saves trial time", "on the clock", "money", "limits")
         for saving in found.savings:
             table.add_row(
                 Text(saving.what), f"{saving.trials:,}", _one(saving.saved_seconds), duration(saving.makespan),
@@ -273,13 +281,14 @@ def _show_limits(console: Console, found: Answer) -> None:
             )  # fmt: skip
         console.print()
         show_table(console, table, whole=True)
-        for doubt in dict.fromkeys(saving.doubt for saving in found.savings if saving.doubt):
+        # That of all together repeats those of each.
+        for doubt in dict.fromkeys(saving.doubt for saving in found.savings[:4] if saving.doubt):
             console.print(Text(f"  {doubt}", style="dim"))
 
 
 def _table(*titles: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    left = ("", "cluster", "machines", "study", "what to leave out")
+    left = ("", "cluster", "machines", "study", "known")
     for number, title in enumerate(titles):
         table.add_column(title, justify="left" if number == 0 or title in left else "right")
     return table
@@ -288,7 +297,10 @@ def _table(*titles: str) -> Table:
 def _money(spread: Spread | None, currency: str | None) -> str:
     if spread is None:
         return "–"
-    low, middle, high = (f"{value:,.2f}" for value in (spread.low, spread.median, spread.high))
+    low, middle, high = (
+        f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}" if value >= 0.001 else "0.00"
+        for value in (spread.low, spread.median, spread.high)
+    )
     return f"{middle} {currency} ({low} – {high})"
 
 

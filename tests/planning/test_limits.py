@@ -41,7 +41,7 @@ def test_what_is_no_deadline(text: str) -> None:
 
 
 def test_a_deadline_in_the_past() -> None:
-    with pytest.raises(SpecError, match="has passed 2,232"):
+    with pytest.raises(SpecError, match="has passed 93 days ago"):
         deadline_seconds("2025-11-28T12:00+02:00", NOW)
 
 

@@ -145,6 +145,7 @@ class Store:
         table = {
             "key": [key] * count, "epoch": epoch, "train_loss": 3 * np.exp(-epoch / 10), "validation_rmse_m": curve,
             "validation_accuracy": missing, "learning_rate": np.full(count, 1e-3), "seconds": np.full(count, 1.7),
+            "validation_seconds": np.full(count, 0.2),
             "log_var_position": noise - 1.8 * (1 - np.exp(-epoch / 12)) if learned else missing,
             "log_var_condition": noise - 1.5 * (1 - np.exp(-epoch / 7)) if learned else missing,
         }  # fmt: skip
