@@ -12,6 +12,7 @@ from study.ray_session import connect, wait_for_nodes  # before Ray: it sets wha
 
 import json
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.check import Node
+from cluster.check import workers_on as count_workers
 from cluster.machines import MachineKind, workers_on
 from cluster.model import Cluster
 from study.data.site import Site
@@ -45,6 +47,8 @@ __all__ = ["Calibrated", "CalibrationObserver", "Subject", "calibrate", "subject
 
 # More processes than this tell nothing new.
 _MOST_PROCESSES = 64
+# Reading a large site and a slow step take minutes; whoever waits longer waits for a place.
+_PATIENCE_S, _ASK_EVERY_S = 900.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -191,8 +195,8 @@ def _one_of_each(kinds: Sequence[MachineKind]) -> Iterable[tuple[MachineKind, No
         if node["Alive"]
     ]
     if len(kinds) == 1:
-        usable = [node for node in there if node.cpus and node.gpus >= min(1, kinds[0].gpus)] or there
-        yield kinds[0], usable[0]
+        # A head may be smaller than the others, and have no GPU.
+        yield kinds[0], max(there, key=lambda node: (node.gpus, node.cpus))
         return
     for kind in kinds:
         fitting = [node for node in there if node.cpus == kind.cpus and node.gpus == kind.gpus]
@@ -227,10 +231,14 @@ class _Measurer:
 
     def run(self, found: Calibrated, done: int, total: int, should_stop: Callable[[], bool]) -> int:
         """Measure all; returns how many things are done then."""
-        processes = workers_on(self._kind, self._cluster)
+        # What the machine has, where the file says more of it: processes that do not fit would be waited for in vain.
+        processes = min(workers_on(self._kind, self._cluster), count_workers(self._cluster, self._node))
         if self._cluster.slots is not None:
             processes = min(processes, self._cluster.slots * self._cluster.workers_per_trial)
-        meters = self._start(max(1, min(processes, _MOST_PROCESSES)))
+        if processes < 1:
+            self._fail(found, f"the machine {self._node.host}", f"no trial fits: it has {self._node}")
+            return done + len(self._wanted)
+        meters = self._start(min(processes, _MOST_PROCESSES))
         try:
             sharing, _ = device_of(self._kind, self._cluster)
             alone_too = sharing.trials > 1
@@ -247,15 +255,18 @@ class _Measurer:
                     used.append((1, meters[:1]))
                     alone_too = False
                 for trials, some in used:
-                    reason = self._measure(found, some, trials, subject, work, config)
+                    reason = self._measure(found, some, trials, subject, work, config, should_stop)
                     if reason is not None:
-                        found.failures.append((what, reason))
-                        self._observer.failed(what, reason)
+                        self._fail(found, what, reason)
                         break
         finally:
             for meter in meters:
                 ray.kill(meter)
         return done
+
+    def _fail(self, found: Calibrated, what: str, reason: str) -> None:
+        found.failures.append((what, reason))
+        self._observer.failed(what, reason)
 
     def _start(self, count: int) -> list[Any]:
         worker = self._cluster.per_worker
@@ -274,6 +285,7 @@ class _Measurer:
         subject: Subject,
         work: Work,
         config: Mapping[str, Any],
+        should_stop: Callable[[], bool],
     ) -> str | None:
         """Measure one kind of work with some processes at once; returns why that failed."""
         worker = self._cluster.per_worker
@@ -292,10 +304,14 @@ class _Measurer:
         trial = json.dumps(asdict(Trial(dict(config), 0, subject.site.data_hash)))
         try:
             # All are ready before the first one begins: they have to be slowed by each other.
-            problems = ray.get([meter.prepare.remote(payload, trial, work) for meter in meters])
+            problems = _answers([meter.prepare.remote(payload, trial, work) for meter in meters], should_stop)
+            if isinstance(problems, str):
+                return problems
             if problem := next((text for text in problems if text is not None), None):
                 return str(problem)
-            answers = ray.get([meter.run.remote(self._seconds) for meter in meters])
+            answers = _answers([meter.run.remote(self._seconds) for meter in meters], should_stop)
+            if isinstance(answers, str):
+                return answers
         except RayError as error:
             return f"its process was lost ({type(error).__name__})"
         values: dict[Any, list[float]] = defaultdict(list)
@@ -320,6 +336,17 @@ class _Measurer:
             if item is not None:
                 found.observations.append(item)
         return None
+
+
+def _answers(references: Sequence[Any], should_stop: Callable[[], bool]) -> list[Any] | str:
+    """What processes answer, or why that is not waited for."""
+    until = time.monotonic() + _PATIENCE_S
+    while len(ray.wait(list(references), num_returns=len(references), timeout=_ASK_EVERY_S)[0]) < len(references):
+        if should_stop():
+            return "it was asked to stop"
+        if time.monotonic() > until:
+            return f"no answer in {_PATIENCE_S / 60:.0f} minutes: is something else running on the machine?"
+    return list(ray.get(list(references)))
 
 
 @ray.remote

@@ -295,6 +295,12 @@ def plan(
     if backtest is not None:
         if spec is not None:
             raise SpecError("a backtest reads the specs of the results", where=f"{spec}", fix="leave SPEC out")
+        if deadline or budget is not None or figure or compare or sizes:
+            raise SpecError(
+                "a backtest looks at what was, and at no limits or sizes",
+                where="--backtest with --deadline, --budget, --sizes, --figure or --compare",
+                fix="leave them out",
+            )
         _backtest(backtest, cluster, results, calibration, prices, console, as_json=as_json)
         return
     if spec is None:
@@ -336,6 +342,10 @@ def plan(
     if figure is not None:
         from study.planning.picture import draw_plans
 
+        if not any(item.sizes for item in answers):
+            raise SpecError(
+                "there is nothing to draw: all trials are stored", where=f"--figure {figure}", fix="add --whole"
+            )
         draw_plans(answers, limits, figure)
     if as_json:
         found = [item.as_json() for item in answers]
@@ -762,9 +772,12 @@ def _load_spec(file: Path, preset: str | None, seeds: int | None) -> StudySpec:
 
 def _check_local(option: str, folder: Path | None) -> None:
     """Plans and calibrations read and write folders of this machine."""
-    if folder is not None and "://" in str(folder).replace(":/", "://", 1):  # a path has lost one slash
+    if folder is None:
+        return
+    remote = "://" in str(folder).replace(":/", "://", 1)  # a path has lost one slash
+    if remote or (folder.exists() and not folder.is_dir()):
         raise ResultsError(
-            "plans and calibrations need a folder of this machine",
+            "plans and calibrations need a folder of this machine" if remote else "this is no folder",
             where=f"{option} {folder}",
             allowed="a folder",
             fix="copy the results here first",

@@ -130,12 +130,7 @@ def method_shares(planner: Planner, drawn: Draws) -> list[Share]:
         if not own:
             continue
         found.append(_share(planner, drawn, "method", method, own))
-        searched = [
-            number
-            for number in own
-            if load.cells[load.groups[number].cell].cell.search and load.groups[number].after is None
-        ]
-        candidates = [number for number in searched if load.cells[load.groups[number].cell].search_trials]
+        candidates = [number for number in own if load.groups[number].searched]
         if candidates:
             paths = dict.fromkeys(path for number in candidates for path in _search(planner, number).space)
             found.append(_share(planner, drawn, "search", f"{method}: search over {', '.join(paths)}", candidates))
@@ -210,6 +205,9 @@ def sizes(planner: Planner, limits: Limits, drawn: Draws | None = None) -> tuple
             looked[number] = _size(planner, _scaled(planner, number), limits)
         return looked[number]
 
+    def in_time(number: int) -> bool:
+        return limits.seconds is None or look(number).makespan.high <= limits.seconds
+
     smallest = _smallest(planner)
     number, last = smallest, math.inf
     while True:
@@ -218,15 +216,15 @@ def sizes(planner: Planner, limits: Limits, drawn: Draws | None = None) -> tuple
         if found.slots >= planner.load.trials or found.makespan.median > 0.98 * last or number >= _MOST_MACHINES:
             break
         last, number = found.makespan.median, min(2 * number, _MOST_MACHINES)
-    met = [number for number in sorted(looked) if looked[number].met]
-    if met and met[0] > smallest:
-        below, above = max(number for number in looked if number < met[0]), met[0]
+    look(planner.machine_count)
+    # The fewest machines that are in time; more of them cost more.
+    above = next((number for number in sorted(looked) if in_time(number)), None)
+    if above is not None and above > smallest:
+        below = max(number for number in looked if number < above)
         while above - below > 1:
             middle = (below + above) // 2
-            below, above = (below, middle) if look(middle).met else (middle, above)
-        met = [above]
-    if planner.machine_count not in looked:
-        look(planner.machine_count)
+            below, above = (below, middle) if in_time(middle) else (middle, above)
+    met = [number for number in sorted(looked) if looked[number].met]
     return [looked[number] for number in sorted(looked)], looked[met[0]] if met else None
 
 
@@ -307,7 +305,8 @@ def _changes(spec: StudySpec, convergence: Convergence) -> Iterable[_Change]:
     coarser, what = _coarser(spec)
     if what:
         yield _Change("search", what, coarser, "An optimum between the points that are left is missed.")
-    if "training.epochs" not in spec.axes:
+    searched = any("training.epochs" in search.space for search in spec.search)
+    if "training.epochs" not in spec.axes and not searched:
         now = spec.base.training.epochs
         needed = convergence.needed_epochs(_EPOCH_MARGIN)
         fewer = max(1, now // 2) if needed is None else needed

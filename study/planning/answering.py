@@ -21,6 +21,7 @@ from study.planning.knowledge import Knowledge, check_devices, gather
 from study.planning.record import Plan, Spread
 from study.search import StudyQueue
 from study.spec.model import StudySpec
+from study.spec.outline import outline
 from study.store import Store
 
 __all__ = ["Answer", "answer", "stored_trials"]
@@ -167,13 +168,13 @@ def answer(
 
 
 def stored_trials(spec: StudySpec, data_hash: str, store: Store) -> dict[str, int]:
-    """Label of a cell → its trials that a run would not repeat."""
+    """Label of a cell → its trials that a run would not run: stored ones, and those that early stopping spared."""
     rows = store.load().rows
     if not rows:
         return {}
     queue = StudyQueue(spec, data_hash, rows)
     queue.next()  # lets a finished search name its winner
-    found: Counter[str] = Counter()
+    found = Counter({cell.cell.label: cell.trials for cell in outline(spec).cells if cell.same_as is None})
     for cell in queue.cells():
-        found[cell.label] += cell.stored
+        found[cell.label] -= cell.wanted - cell.stored
     return dict(found)

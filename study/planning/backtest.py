@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +165,7 @@ def _replay(
     planned = planner.plan(drawn)
     keys = queue.known_keys()
     actual = sum(row["trial_seconds"] or 0.0 for key, row in stored.rows.items() if key in keys)
-    if not actual:
+    if not 0 < actual < math.inf:
         return "its trials tell no seconds"
     wall = sum(run.wall_s + planned.beside_seconds * run.ended for run in runs) if runs else None
     return Replay(folder.name, planned.trials, planned.seconds, actual, planned.makespan_seconds, wall, planned.basis)

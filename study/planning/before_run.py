@@ -22,6 +22,9 @@ from study.store import Store
 
 __all__ = ["planning"]
 
+# A plan takes some seconds; a run that was stopped early does not wait for a large one.
+_PATIENCE_S = 20.0
+
 
 @contextmanager
 def planning(
@@ -55,7 +58,7 @@ def planning(
     if before is not None and not isinstance(before, str) and before.spec_hash == wanted:
         yield
         return
-    problem: list[StudyError] = []
+    problem: list[str] = []
 
     def make() -> None:
         try:
@@ -64,13 +67,15 @@ def planning(
             planner = Planner(spec, site, table, cluster, machines, known.observations, source=source)
             store.write_plan(planner.plan().model_dump(mode="json"))
         except StudyError as error:
-            problem.append(error)
+            problem.append(error.what)
+        except Exception as error:  # a study does not end, and says nothing odd, for a plan that nobody waits for
+            problem.append(f"{type(error).__name__}: {error}")
 
     thread = threading.Thread(target=make, name="plan", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        thread.join()
+        thread.join(_PATIENCE_S)
         if problem:
-            say(f"no plan was made: {problem[0].what}")
+            say(f"no plan was made: {problem[0]}")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from study.planning.observations import Device, Observation, Quantity
+from study.planning.observations import Device, Observation, Quantity, making_size
 from study.planning.record import Basis
 from study.planning.work import WorkKey, operations_of
 
@@ -180,12 +180,12 @@ class Durations:
         found = self._exact("synthesis_s", None, f"{making} {work.rows} {work.columns}")
         if found is not None:
             return found
-        wanted = _making_size(f"{making} {work.rows} {work.columns}")
+        wanted = making_size(f"{making} {work.rows} {work.columns}")
         others = [
             (abs(math.log(wanted / size)), known.median * wanted / size)
             for kind, key, detail in self._levels
             if kind == "synthesis_s"
-            and (size := _making_size(detail))
+            and (size := making_size(detail))
             and (known := self._exact("synthesis_s", key, detail)) is not None
         ]
         if others:
@@ -319,15 +319,6 @@ def _same_device(one: Device, other: Device, *, gpu: bool) -> bool:
 def _macs(quantity: Quantity, work: WorkKey) -> int:
     operations = operations_of(work)
     return operations.step if quantity == "step_s" else operations.deployed
-
-
-def _making_size(detail: str) -> float:
-    """How much there is to compute for a fingerprint: ``adp 25 64 64`` → paths × rows × columns."""
-    try:
-        _, paths, rows, columns = detail.split()
-        return float(paths) * float(rows) * float(columns)
-    except ValueError:
-        return 0.0
 
 
 def _interpolated(curve: Mapping[int, float], trials: int) -> float:

@@ -135,6 +135,11 @@ class Planner:
             self._kinds.append(_Kind(machine, durations, loads[budget], budget))
         self.slots = slots_of(kinds, cluster, source=source)
 
+    @property
+    def _used(self) -> list[_Kind]:
+        """The kinds of machine on which a worker fits: the others only cost."""
+        return [kind for kind in self._kinds if workers_on(kind.machine, self.cluster)]
+
     # --- variations ---
 
     def of_spec(self, spec: StudySpec) -> Planner:
@@ -156,6 +161,9 @@ class Planner:
             for kind, count in zip(self._kinds, counts, strict=True)
         ]
         other.slots = slots_of(other.machines, other.cluster, source=self.source)
+        if self.cluster.slots is not None:  # as many on each machine as now
+            scaled = round(self.cluster.slots * sum(counts) / self.machine_count)
+            other.slots = max(1, min(other.slots, scaled))
         return other
 
     @property
@@ -165,8 +173,8 @@ class Planner:
 
     @property
     def durations(self) -> tuple[Durations, ...]:
-        """What is known about each kind of machine."""
-        return tuple(kind.durations for kind in self._kinds)
+        """What is known about each kind of machine that trials run on."""
+        return tuple(kind.durations for kind in self._used)
 
     @property
     def loads(self) -> tuple[Workload, ...]:
@@ -176,7 +184,7 @@ class Planner:
     @property
     def load(self) -> Workload:
         """What is to run."""
-        return self._kinds[0].load
+        return self._used[0].load
 
     @property
     def machine_count(self) -> int:
@@ -226,7 +234,7 @@ class Planner:
         group_seconds = np.zeros((wanted, len(load.groups)))
         makespan = np.zeros(wanted)
         trainer = "ray_train" if self.cluster.uses_ray_train else "tune"
-        drawn = [_DrawnKind(kind, wanted, trainer, self._seed) for kind in self._kinds]
+        drawn = [_DrawnKind(kind, wanted, trainer, self._seed) for kind in self._used]
         contexts = _numbered([work.context for work in load.works])
         after = [group.after for group in load.groups]
         jobs: Jobs | None = None
@@ -258,13 +266,22 @@ class Planner:
 
     def _slot_kinds(self) -> list[int]:
         """The kind of machine of each slot; workers of one trial on several kinds are as slow as the slowest."""
-        per_trial, found, rest = self.cluster.workers_per_trial, [], 0
-        for number, kind in enumerate(self._kinds):
+        per_trial, found, mixed = self.cluster.workers_per_trial, [], []
+        # More slots than trials would stay empty.
+        most = min(self.slots, max(1, self.load.trials))
+        for number, kind in enumerate(self._used):
             workers = workers_on(kind.machine, self.cluster) * kind.machine.count
-            found += [number] * (workers // per_trial)
-            rest += workers % per_trial
-        found += [len(self._kinds) - 1] * (self.slots - len(found))
-        return found[: self.slots]
+            found += [number] * min(workers // per_trial, most)
+            mixed += [number] if workers % per_trial else []
+        if len(found) < most and mixed:
+            slowest = max(mixed, key=self._slowness)
+            found += [slowest] * (most - len(found))
+        return found[:most]
+
+    def _slowness(self, number: int) -> float:
+        """Seconds of one step or sample of all kinds of work on a kind of machine."""
+        kind = self._used[number]
+        return math.fsum(_main_times(kind.durations, work)[0].median for work in kind.load.works)
 
     # --- the plan ---
 
@@ -317,18 +334,18 @@ class Planner:
 
     def basis(self, work: Work) -> Basis:
         """The basis of what takes the time of a trial, on the worst of the machines."""
-        return worst(known.basis for kind in self._kinds for known in _main_times(kind.durations, work))
+        return worst(known.basis for kind in self._used for known in _main_times(kind.durations, work))
 
     # --- memory ---
 
     def memory_mb(self, work: Work, number: int = 0) -> float:
         """Memory of one trial on a kind of machine: the process's, or that of its GPU. In MiB."""
-        return self._kinds[number].durations.base_memory_mb(work.key).median + work.data_mb
+        return self._used[number].durations.base_memory_mb(work.key).median + work.data_mb
 
     def memory_problems(self) -> list[str]:
         """Where trials need more memory than there is, in words; empty where all is known to fit."""
         problems = []
-        for number, kind in enumerate(self._kinds):
+        for number, kind in enumerate(self._used):
             there = _memory_mb(kind.machine, self.cluster)
             if there is None or not kind.load.works:
                 continue
@@ -345,7 +362,7 @@ class Planner:
 
     def _notes(self) -> list[str]:
         notes = []
-        for kind in self._kinds:
+        for kind in self._used:
             bases = [(work, self.basis(work)) for work in kind.load.works]
             counted = sorted({str(work.key) for work, basis in bases if basis == "counted"})
             scaled = sorted({str(work.key) for work, basis in bases if basis == "scaled"})
@@ -369,7 +386,7 @@ class Planner:
                 "resources_per_trial."
             )
         if self.cluster.uses_ray_train:
-            gap = self._kinds[0].durations.engine_s("gap_s", "ray_train").median
+            gap = self._used[0].durations.engine_s("gap_s", "ray_train").median
             notes.append(
                 f"Each trial starts its Ray Train workers anew, about {gap:.0f} s: for trials of a minute or two, "
                 "trainer: tune is cheaper."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime, timedelta
+from datetime import date, datetime, time, timedelta
 
 from cluster.machines import machine_kinds
 from cluster.model import Cluster
@@ -39,15 +39,19 @@ def deadline_seconds(text: str, now: datetime | None = None) -> float:
         if not 0 < seconds <= _LONGEST_S:
             raise SpecError("the deadline leaves no time, or more than a century", where=where, allowed=_ALLOWED)
         return seconds
-    try:
-        until = datetime.fromisoformat(text.strip())
-    except ValueError:
-        hint = f"write {plain}h for so many hours" if re.fullmatch(r"\d+(\.\d+)?", plain) else None
-        raise SpecError("this is no deadline", where=where, allowed=_ALLOWED, fix=hint) from None
-    if "T" not in text and ":" not in text:  # a day ends at its end
-        until += timedelta(days=1)
+    hint = f"write {plain}h for so many hours" if re.fullmatch(r"\d+(\.\d+)?", plain) else None
     now = (now or datetime.now()).astimezone()
-    seconds = (until.astimezone() - now).total_seconds()
+    try:
+        try:
+            # A day alone ends at its end.
+            until = datetime.combine(date.fromisoformat(text.strip()) + timedelta(days=1), time())
+        except ValueError:
+            until = datetime.fromisoformat(text.strip())
+        seconds = (until.astimezone() - now).total_seconds()
+    except (ValueError, OverflowError):
+        raise SpecError("this is no deadline", where=where, allowed=_ALLOWED, fix=hint) from None
+    if seconds > _LONGEST_S:
+        raise SpecError("the deadline is more than a century away", where=where, allowed=_ALLOWED)
     if seconds <= 0:
         hours = -seconds / 3600
         ago = f"{hours:,.1f} hours ago" if hours < 48 else f"{hours / 24:,.0f} days ago"

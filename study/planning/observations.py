@@ -23,12 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.settings import BACKBONES, InputTooSmallError
 from study import __version__
 from study.data.system import SystemConfiguration
 from study.errors import ResultsError
 from study.observers import Run, runs_of
 from study.planning.record import read_plan
-from study.planning.work import WorkKey, making_of, work_key
+from study.planning.work import WorkKey, making_of, operations_of, work_key
 from study.result_files import READ_ERRORS, Damaged, damage, new_file, read_plain_file
 from study.store import Store
 
@@ -38,6 +39,8 @@ __all__ = [
     "Observation",
     "Quantity",
     "Versions",
+    "is_sound",
+    "making_size",
     "of_engine",
     "of_study",
     "read_calibrations",
@@ -47,6 +50,9 @@ __all__ = [
 CALIBRATION_FORMAT = "study-calibration/1"
 _MOST_BYTES = 100_000_000
 _MOST_ROWS = 1_000_000
+# No quantity is smaller or larger, in its unit.
+_LEAST, _MOST = 1e-12, 1e9
+_MOST_COUNT = 100_000_000
 
 Quantity = Literal[
     "step_s",  # a training step
@@ -162,6 +168,47 @@ class Observation:
         )  # fmt: skip
 
 
+def is_sound(item: Observation) -> bool:
+    """Whether a measurement can be one: files and results folders may come from a stranger, or from another version."""
+    numbers = (item.low, item.value, item.high)
+    if not all(isinstance(number, float) and _LEAST <= number <= _MOST for number in numbers):
+        return False
+    if not (item.low <= item.value <= item.high and item.count >= 1):
+        return False
+    device = item.device
+    if not (_is_count(device.threads) and _is_count(device.trials) and isinstance(device.name, str)):
+        return False
+    if item.quantity == "synthesis_s" and not 0 < making_size(item.detail) < _MOST:
+        return False
+    return item.work is None or _is_sound_work(item.work)
+
+
+def _is_sound_work(key: WorkKey) -> bool:
+    counts = (key.channels, key.rows, key.columns, key.workers, key.conditions + 1, key.batch + 1)
+    words = (key.method, key.branches, key.network, key.making, key.precision)
+    if not all(map(_is_count, counts)) or not all(isinstance(word, str) for word in words):
+        return False
+    if key.branches not in ("", "shared", "twin") or key.network not in ("", *BACKBONES):
+        return False
+    try:
+        return not key.trained or (key.batch > 0 and operations_of(key).step > 0)
+    except InputTooSmallError:
+        return False
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_COUNT
+
+
+def making_size(detail: str) -> float:
+    """How much there is to compute for a fingerprint: ``adp 25 64 64`` → paths × rows × columns; 0 where unknown."""
+    try:
+        _, paths, rows, columns = detail.split()
+        return float(paths) * float(rows) * float(columns)
+    except (ValueError, AttributeError):
+        return 0.0
+
+
 def _column_type(annotation: Any) -> pa.DataType:
     return {"int": pa.int64(), "bool": pa.bool_()}.get(str(annotation), pa.string())
 
@@ -267,16 +314,17 @@ def _observation(row: Mapping[str, Any]) -> Observation:
     numbers = [row[name] for name in ("value", "low", "high")]
     if row["quantity"] not in QUANTITIES:
         raise ValueError(f"it has an unknown quantity: {row['quantity']!r}")
-    if not all(math.isfinite(number) and number > 0 for number in numbers) or row["count"] < 1:
-        raise ValueError(f"it has an impossible {row['quantity']}: {numbers}")
     work = {item.name: row[f"work_{item.name}"] for item in fields(WorkKey)}
-    return Observation(
+    found = Observation(
         **{name: row[name] for name in ("quantity", "value", "low", "high", "count")},
         **{name: row[name] for name in ("session", "source", "measured_at", "detail")},
         device=Device(**{item.name: row[f"device_{item.name}"] for item in fields(Device)}),
         work=None if work["method"] is None else WorkKey(**work),
         versions=Versions(**{item.name: row[f"{item.name}_version"] for item in fields(Versions)}),
     )
+    if not is_sound(found):
+        raise ValueError(f"it has an impossible {row['quantity']}: {numbers}, {found.work or found.detail}")
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- finished studies
@@ -300,8 +348,9 @@ def of_study(store: Store, name: str) -> list[Observation]:
                 config, row["train_samples"], kept=row["fingerprints"] == "kept", workers=row["workers"] or 1
             )
             system = SystemConfiguration.model_validate(config["system"])
-        except (KeyError, TypeError, ValueError, RecursionError):  # of a stranger, or of another version
-            continue
+            hash(key)  # a list where a word should stand
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            continue  # of a stranger, or of another version
         day = str(row["started_at"])[:10]
         device = Device(
             row["processor"] if row["device"] == "cpu" else row["device"], row["threads"], row["device_trials"]
@@ -320,6 +369,10 @@ def of_study(store: Store, name: str) -> list[Observation]:
             values[quantity, at[0], at[1], work, detail, at[2]].append(value)
 
         seen = row["train_samples"] + row["validation_samples"] + row["test_samples"]
+        if min(row["train_samples"], row["validation_samples"], row["test_samples"]) < 1 or seen > _MOST_COUNT:
+            continue
+        if key.trained and not (row["epochs"] and row["train_samples"] >= key.batch >= 1):
+            continue
         if key.trained:
             epochs, steps = row["epochs"], row["train_samples"] // key.batch
             add("step_s", (row["train_seconds"] - row["validation_seconds"]) / (epochs * steps))
@@ -344,7 +397,8 @@ def of_study(store: Store, name: str) -> list[Observation]:
         )
         for (quantity, day, device, work, detail, versions), numbers in values.items()
     ]  # fmt: skip
-    return [item for item in found if item is not None] + of_engine(store, name, rows, trainer)
+    told = [item for item in found if item is not None] + of_engine(store, name, rows, trainer)
+    return [item for item in told if is_sound(item)]
 
 
 def _is_timed(row: Mapping[str, Any]) -> bool:

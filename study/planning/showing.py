@@ -14,6 +14,7 @@ from study.planning.advice import Limits, Share
 from study.planning.answering import Answer
 from study.planning.backtest import AIM, COVERED, Backtest
 from study.planning.record import BASIS_WORDS, Plan, Spread
+from study.result_files import printable
 
 if TYPE_CHECKING:  # brings Ray
     from study.calibrating import Calibrated
@@ -58,7 +59,7 @@ def show_answer(console: Console, found: Answer) -> None:
             console.print(Text(f"{basis} ({share:.0%} of the time): {words}{rests if basis == 'measured' else ''}."))
     console.print(Text(f"Money: {plan.cost_note}." if plan.cost is not None else f"No money: {plan.cost_note}."))
     for note in (*plan.notes, *found.notes):
-        console.print(Text(f"note: {note}", style="yellow"))
+        console.print(Text(printable(f"note: {note}"), style="yellow"))
 
 
 def show_comparison(console: Console, answers: Sequence[Answer], limits: Limits) -> None:
@@ -115,7 +116,7 @@ def show_backtest(console: Console, found: Backtest) -> None:
     else:
         console.print("no finished study to plan again")
     for name, reason in found.skipped:
-        console.print(Text(f"left out: {name}: {reason}", style="yellow"))
+        console.print(Text(printable(f"left out: {name}: {reason}"), style="yellow"))
 
 
 class CalibrationDisplay:

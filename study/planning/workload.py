@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ from study.spec.outline import PlannedCell, outline
 __all__ = ["Group", "Jobs", "Workload", "samples_of", "workload"]
 
 # Searched values that change what a trial costs; of others one candidate stands for all.
-_COSTLY = ("training.epochs", "training.batch_size", "network.", "branches", "system.")
+_COSTLY = (
+    "training.epochs", "training.batch_size", "network.", "branches", "system.", "objective.knowledge_transfer",
+)  # fmt: skip
 # Small grids of them are taken whole, of others so many draws.
 _MOST_POINTS, _DRAWN = 64, 8
 
@@ -39,6 +41,7 @@ class Group:
         seeds: seeds of each candidate; 1 where nothing is searched.
         rules: early stopping of its candidates.
         after: number of the group that has to end first.
+        searched: these are candidates of a search.
     """
 
     cell: int
@@ -47,6 +50,7 @@ class Group:
     seeds: int = 1
     rules: EarlyStopping | None = None
     after: int | None = None
+    searched: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,17 +168,18 @@ def workload(
         repeats = min(item.repeats, left)
         rank = 1 if search else 4 - cell.settings.trained - cell.settings.adapts
         groups = []
+        # Which candidate wins is not known either: its repeats are like the candidates.
+        drawn = tuple(work(cell, values) for values in (_representatives(search, number) if search else [{}]))
         if search is not None and left - repeats:
-            drawn = tuple(work(cell, values) for values in _representatives(search, number))
-            groups.append(Group(number, drawn, left - repeats, search.seeds, search.early_stopping))
+            groups.append(Group(number, drawn, left - repeats, search.seeds, search.early_stopping, searched=True))
         if repeats:
-            groups.append(Group(number, (work(cell, {}),), repeats))
+            groups.append(Group(number, drawn, repeats))
         ranked.append((rank, number, groups))
     groups = []
     for _, _, own in sorted(ranked, key=lambda entry: entry[:2]):
         for place, group in enumerate(own):
             after = len(groups) - 1 if place else None
-            groups.append(Group(group.cell, group.works, group.count, group.seeds, group.rules, after))
+            groups.append(replace(group, after=after))
     distinct = tuple(dict.fromkeys(item for group in groups for item in group.works))
     counted = sum(min(known.get(cell.cell.label, 0), cell.trials) for cell in planned)
     return Workload(tuple(planned), tuple(groups), distinct, examples, counted)

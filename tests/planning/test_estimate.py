@@ -293,3 +293,83 @@ def test_the_same_seed_gives_the_same_plan(tmp_path: Path) -> None:
     study = spec(tmp_path)
     one, other = (planner(study).plan().model_dump(exclude={"made_at"}) for _ in range(2))
     assert one == other
+
+
+# --- what testers found -------------------------------------------------------------------------------------------
+
+
+def _gpu(**changes: Any) -> MachineKind:
+    return replace(MACHINE, name="gpu", cpus=8, gpus=1, gpu="Test GPU", peak_tflops=10.0, **changes)
+
+
+def test_trials_without_a_gpu_are_not_planned_with_the_peak_of_one(tmp_path: Path) -> None:
+    without, plain = (
+        planner(spec(tmp_path), [], machines=(machine,)) for machine in (_gpu(), replace(MACHINE, cpus=8))
+    )
+    assert not without.durations[0].peak_declared
+    assert without.plan().seconds.median == pytest.approx(plain.plan().seconds.median, rel=0.2)
+    assert any("use no GPU, and the machines have 1" in note for note in without.plan().notes)
+
+
+def test_machines_on_which_no_trial_runs_cost_and_change_nothing_else(tmp_path: Path) -> None:
+    cluster = Cluster(address="auto", gpus=1, resources_per_trial={"cpu": 1, "gpu": 1})
+    head = replace(MACHINE, name="head", cpus=2, peak_tflops=0.001)
+    alone = planner(spec(tmp_path), [], cluster=cluster, machines=(_gpu(),))
+    for machines in ((_gpu(), head), (head, _gpu())):
+        both = planner(spec(tmp_path), [], cluster=cluster, machines=machines)
+        assert both.plan().seconds.median == pytest.approx(alone.plan().seconds.median, rel=0.2)
+        assert both.rate_per_hour == 4.0
+        assert not any("head" in note for note in both.plan().notes)
+
+
+def test_a_trial_on_several_kinds_of_machines_is_as_slow_as_the_slowest(tmp_path: Path) -> None:
+    cluster = Cluster(address="auto", gpus=3, workers_per_trial=3, resources_per_worker={"cpu": 1, "gpu": 1})
+    slow, fast = _gpu(count=2), replace(_gpu(), name="fast", peak_tflops=1000.0)
+    slow = replace(slow, peak_tflops=0.01)
+    times = [
+        planner(spec(tmp_path), [], cluster=cluster, machines=machines).plan().seconds.median
+        for machines in ((slow, fast), (fast, slow))
+    ]
+    assert times[0] == pytest.approx(times[1], rel=0.3)
+
+
+def test_limits_on_time_and_money_are_met_together(tmp_path: Path) -> None:
+    made = planner(spec(tmp_path, seeds=40), measured(2e8))
+    looked, _ = sizes(made, Limits())
+    for size in looked:
+        assert size.cost is not None
+        _, chosen = sizes(made, Limits(size.makespan.high, size.cost.high))
+        assert chosen is not None
+        assert chosen.machines <= size.machines
+
+
+def test_the_cluster_as_it_is_has_one_verdict(tmp_path: Path) -> None:
+    made = planner(spec(tmp_path, seeds=10), measured(2e8), machines=(replace(MACHINE, count=3),))
+    drawn = made.draw()
+    looked, _ = sizes(made, Limits(), drawn)
+    (own,) = [size for size in looked if size.machines == 3]
+    assert own.makespan == made.plan(drawn).makespan_seconds
+
+
+def test_a_limit_on_slots_grows_with_the_machines(tmp_path: Path) -> None:
+    cluster = Cluster(address="auto", slots=1)
+    made = planner(spec(tmp_path, seeds=20), cluster=cluster, machines=(replace(MACHINE, cpus=8),))
+    assert [made.of_size([count]).slots for count in (1, 2, 5)] == [1, 2, 5]
+
+
+def test_repeats_that_are_left_are_no_search(tmp_path: Path) -> None:
+    search = {"space": {"objective.lambda": {"grid": [0.0, 1.0, 0.5]}}}
+    study = spec(tmp_path, axes={"method": ["MDA"]}, search=[search], seeds=3)
+    whole = planner(study)
+    label = whole.load.cells[0].cell.label
+    left = planner(study, stored={label: 4})
+    assert left.load.trials == 1
+    assert [share.axis for share in method_shares(left, left.draw())] == ["method", "repeats"] or [
+        share.axis for share in method_shares(left, left.draw())
+    ] == ["method"]
+
+
+def test_many_cores_make_no_more_slots_than_there_are_trials(tmp_path: Path) -> None:
+    made = planner(spec(tmp_path), machines=(replace(MACHINE, cpus=100_000, count=1000),))
+    assert made.slots == 10**8
+    assert made.plan().makespan_seconds.median > 0

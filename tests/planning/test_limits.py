@@ -22,6 +22,7 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=timezone(timedelta(hours=2)))
         ("2 h", 2),
         ("2026-03-01T20:00+02:00", 8),
         ("2026-03-01T20:00Z", 10),
+        ("2026-03-01 20+02:00", 8),
     ],
 )
 def test_durations_and_times(text: str, hours: float) -> None:
@@ -33,7 +34,10 @@ def test_a_day_ends_at_its_end() -> None:
     assert deadline_seconds("2026-03-01", now) == pytest.approx(12 * 3600)
 
 
-@pytest.mark.parametrize("text", ["soon", "8", "-3h", "h", "8x", "2026-13-01", "", "0h", "9999999d"])
+@pytest.mark.parametrize(
+    "text",
+    ["soon", "8", "-3h", "h", "8x", "2026-13-01", "", "0h", "9999999d", "9999-12-31", "0001-01-01T00:00", "2500-01-01"],
+)
 def test_what_is_no_deadline(text: str) -> None:
     with pytest.raises(SpecError) as caught:
         deadline_seconds(text, NOW)

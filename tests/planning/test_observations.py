@@ -26,6 +26,7 @@ from study.planning.observations import (
     CALIBRATION_SCHEMA,
     Observation,
     Versions,
+    is_sound,
     of_engine,
     of_study,
     read_calibrations,
@@ -86,6 +87,31 @@ def test_a_calibration_that_cannot_be_used(tmp_path: Path, spoil: Callable[[Path
     read, damaged = read_calibrations(tmp_path, required=False)
     assert read == []
     assert [item.path for item in damaged] == [path]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        observation(value=1e308),
+        observation(value=float("nan")),
+        observation(device=replace(DEVICE, trials=0)),
+        observation(device=replace(DEVICE, threads=-4)),
+        observation(value=1.0, work=replace(KEY, network="huge")),
+        observation(value=1.0, work=replace(KEY, rows=0)),
+        observation(value=1.0, work=replace(KEY, rows=1)),
+        observation(value=1.0, work=replace(KEY, batch=0)),
+        observation(value=1.0, work=replace(KEY, workers=None)),  # type: ignore[arg-type]
+        observation(value=1.0, work=replace(KEY, branches="many")),
+        observation("synthesis_s", 1e-5, None, detail="adp nan 64 64"),
+        observation("synthesis_s", 1e-5, None, detail="adp 1e999 64 64"),
+        observation("synthesis_s", 1e-5, None, detail="adp -5 64 64"),
+    ],
+)
+def test_what_no_measurement_can_say_is_left_out(tmp_path: Path, found: Observation) -> None:
+    write_calibration(calibration_folder(tmp_path), [found])
+    known = gather(tmp_path)
+    assert known.observations == []
+    assert "was left out" in known.notes[0]
 
 
 def test_a_missing_calibration_is_an_error_only_where_it_was_named(tmp_path: Path) -> None:
@@ -176,6 +202,51 @@ def test_rows_of_before_tell_nothing(study: Store) -> None:
     with old.locked():
         old.write(TrialTables({**row, "validation_seconds": None}))
     assert of_study(old, "old") == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"validation_samples": 0},
+        {"train_samples": 2**62},
+        {"train_samples": 1},
+        {"epochs": 0},
+        {"train_seconds": 1e308},
+        {"trial_seconds": 0.0},
+        {"config": "{}"},
+        {"device_trials": 0},
+    ],
+)
+def test_impossible_rows_tell_nothing_odd(study: Store, change: dict[str, Any]) -> None:
+    odd = Store(study.folder.parent / "odd")
+    with odd.locked():
+        for row in study.load().rows.values():
+            odd.write(TrialTables({**row, **change}))
+    assert all(is_sound(item) for item in of_study(odd, "odd"))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("training", "batch_size"), 0),
+        (("network", "preset"), "huge"),
+        (("network", "preset"), ["small"]),
+        (("branches",), ["shared"]),
+        (("objective",), []),
+        (("system", "antennas"), "many"),
+    ],
+)
+def test_odd_configurations_tell_nothing(study: Store, path: tuple[str, ...], value: Any) -> None:
+    row = dict(next(row for row in study.load().rows.values() if row["method"] == "HDA"))
+    config = json.loads(row["config"])
+    place = config
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    odd = Store(study.folder.parent / "odd")
+    with odd.locked():
+        odd.write(TrialTables({**row, "config": json.dumps(config)}))
+    assert all(item.work is None for item in of_study(odd, "odd"))
 
 
 def test_a_folder_of_studies_tells_by_itself(study: Store) -> None:
