@@ -36,6 +36,8 @@ COMMANDS = {
     "rerun": ["rerun"],
     "init": ["init"],
     "data list": ["data", "list"],
+    "plan": ["plan"],
+    "calibrate": ["calibrate"],
     "data info": ["data", "info"],
     "data trace": ["data", "trace"],
     "data import-deepmimo": ["data", "import-deepmimo"],
