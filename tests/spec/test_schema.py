@@ -294,8 +294,9 @@ def test_the_values_of_a_key_path_are_those_that_the_loader_takes(path: str) -> 
     axes = _axes_validator()
     for value in PROBES:
         spec = {"study": "x", "site": "x", "axes": {path: [value]}, "references": []}
-        # Only this value is complained about in that place; what does not fit together is told elsewhere.
-        fits = f"axes.{path}[0]" not in (_refusal("spec", spec) or "")
+        told = _refusal("spec", spec) or ""
+        # That nobody has imported a user's class yet is nothing that a schema knows.
+        fits = f"axes.{path}[0]" not in told or "nothing is known about this class" in told
         assert axes.is_valid({"axes": {path: [value]}}) == fits, value
         for condition in (value, [value]):
             told = _refusal("spec", {**spec, "axes": {}, "exclude": [{path: condition}]}) or ""
