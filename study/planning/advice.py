@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from study.errors import ClusterError
 from study.planning.convergence import Convergence
 from study.planning.estimate import Draws, Planner
 from study.planning.record import Basis, Spread, worst
+from study.selection import canonical
 from study.spec.expand import show_value
 from study.spec.model import GridDomain, Search, StudySpec
 
@@ -148,7 +148,9 @@ def axis_shares(planner: Planner, drawn: Draws) -> list[Share]:
             continue
         for value in values:
             own = [
-                number for number, group in enumerate(load.groups) if _same(load.cells[group.cell].values[path], value)
+                number
+                for number, group in enumerate(load.groups)
+                if canonical(load.cells[group.cell].values[path]) == canonical(value)
             ]
             if own:
                 found.append(_share(planner, drawn, path, show_value(value), own))
@@ -159,10 +161,6 @@ def _search(planner: Planner, group: int) -> Search:
     search = planner.load.cells[planner.load.groups[group].cell].cell.search
     assert search is not None
     return search
-
-
-def _same(one: Any, other: Any) -> bool:
-    return show_value(one) == show_value(other)
 
 
 def _share(planner: Planner, drawn: Draws, axis: str, value: str, groups: Sequence[int]) -> Share:
