@@ -269,16 +269,15 @@ def savings(planner: Planner, limits: Limits, convergence: Convergence) -> list[
     """The study with fewer seeds, a coarser search or fewer epochs, each alone and all together; the best first."""
     whole = planner.of_spec(planner.spec)
     before = float(np.median(whole.draw(_DRAWS).total))
-    found, together, doubts = [], planner.spec, []
+    found, together = [], planner.spec
     for change in _changes(planner.spec, convergence):
         found.append(_saving(planner, change.what, change.spec, before, limits, change.doubt))
         repeated = next((other for other in _changes(together, convergence) if other.kind == change.kind), None)
         if repeated is not None:
             together = repeated.spec
-        doubts += [change.doubt] if change.doubt else []
     found.sort(key=lambda saving: -saving.saved_seconds)
     if len(found) > 1:
-        found.append(_saving(planner, "all of these together", together, before, limits, " ".join(doubts)))
+        found.append(_saving(planner, "all of these together", together, before, limits, ""))
     return found
 
 

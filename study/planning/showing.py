@@ -282,8 +282,7 @@ def _show_limits(console: Console, found: Answer) -> None:
             )  # fmt: skip
         console.print()
         show_table(console, table, whole=True)
-        # That of all together repeats those of each.
-        for doubt in dict.fromkeys(saving.doubt for saving in found.savings[:4] if saving.doubt):
+        for doubt in dict.fromkeys(saving.doubt for saving in found.savings if saving.doubt):
             console.print(Text(f"  {doubt}", style="dim"))
 
 
