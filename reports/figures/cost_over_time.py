@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from reports.drawing import INK, Figure, as_csv, drawing
 from reports.figures.common import Style, join, logarithmic_x, sentences, shortened
-from reports.tables.numbers import significant
+from reports.tables.numbers import significant, time_scale
 from study.planning.record import Spread
 
 __all__ = ["ClusterPoint", "draw_cost_over_time"]
@@ -51,11 +51,6 @@ class ClusterPoint:
     node_hours: Spread
     chosen: bool
 
-    @property
-    def hours(self) -> Spread:
-        """From start to report, on the clock."""
-        return self.seconds.times(1 / 3600)
-
 
 def draw_cost_over_time(
     points: Sequence[ClusterPoint], *, deadline_s: float | None, budget: float | None, currency: str | None
@@ -79,6 +74,7 @@ def draw_cost_over_time(
         return point.cost if priced and point.cost is not None else point.node_hours
 
     unit = shortened(currency or "", 12) if priced else "node-hours"
+    clock = time_scale([*(point.seconds.high for point in points), deadline_s or 0.0])
     curves: dict[str, list[ClusterPoint]] = {}
     for point in sorted(points, key=lambda point: point.machines):
         curves.setdefault(point.label, []).append(point)
@@ -86,13 +82,13 @@ def draw_cost_over_time(
         canvas = Canvas(figsize=(5.6, 3.6), layout="constrained")
         axis = canvas.subplots()
         for number, (label, own) in enumerate(curves.items()):
-            _draw_curve(axis, label, own, amount, _STYLES[number % len(_STYLES)])
-        _draw_limits(axis, deadline_s, budget if priced else None, unit)
-        axis.set_xlabel("Time on the clock [h]")
+            _draw_curve(axis, label, own, clock[0], amount, _STYLES[number % len(_STYLES)])
+        _draw_limits(axis, deadline_s, clock, budget if priced else None, unit)
+        axis.set_xlabel(f"Time on the clock [{clock[1]}]")
         axis.set_ylabel(f"Cost [{unit}]")
-        times = [value for point in points for value in (point.hours.low, point.hours.high)]
+        times = [value for point in points for value in (point.seconds.low, point.seconds.high)]
         costs = [value for point in points for value in (amount(point).low, amount(point).high)]
-        times += [] if deadline_s is None else [deadline_s / 3600]
+        times += [] if deadline_s is None else [deadline_s]
         costs += [budget] if priced and budget is not None else []
         wide = [name for name, values in (("time", times), ("cost", costs)) if _is_wide(values)]
         _scale(axis, wide)
@@ -103,8 +99,8 @@ def draw_cost_over_time(
     ordered = [point for own in curves.values() for point in own]
     return Figure(
         "cost_over_time",
-        _caption(deadline_s, budget if priced else None, budget is not None and not priced, unit, wide),
-        _alt(ordered, amount, unit),
+        _caption(deadline_s, clock, budget if priced else None, budget is not None and not priced, unit, wide),
+        _alt(ordered, clock, amount, unit),
         svg,
         png,
         as_csv(_data(ordered, currency if priced else None)),
@@ -112,14 +108,19 @@ def draw_cost_over_time(
 
 
 def _draw_curve(
-    axis: Axes, label: str, points: Sequence[ClusterPoint], amount: Callable[[ClusterPoint], Spread], style: Style
+    axis: Axes,
+    label: str,
+    points: Sequence[ClusterPoint],
+    scale: float,
+    amount: Callable[[ClusterPoint], Spread],
+    style: Style,
 ) -> None:
     colour, line, marker = style
-    x, y = [point.hours.median for point in points], [amount(point).median for point in points]
+    times = [point.seconds.times(1 / scale) for point in points]
+    x, y = [time.median for time in times], [amount(point).median for point in points]
     axis.errorbar(
         x, y,
-        xerr=[[point.hours.median - point.hours.low for point in points],
-              [point.hours.high - point.hours.median for point in points]],
+        xerr=[[time.median - time.low for time in times], [time.high - time.median for time in times]],
         yerr=[[amount(point).median - amount(point).low for point in points],
               [amount(point).high - amount(point).median for point in points]],
         color=colour, ecolor=colour, elinewidth=0.8, linestyle="none", zorder=2,
@@ -147,10 +148,12 @@ def _draw_curve(
                       markeredgewidth=1.2, label="proposed", zorder=4)  # fmt: skip
 
 
-def _draw_limits(axis: Axes, deadline_s: float | None, budget: float | None, unit: str) -> None:
+def _draw_limits(
+    axis: Axes, deadline_s: float | None, clock: tuple[float, str], budget: float | None, unit: str
+) -> None:
     if deadline_s is not None:
-        hours = deadline_s / 3600
-        axis.axvline(hours, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), label=f"deadline {hours:.3g} h")
+        time = deadline_s / clock[0]
+        axis.axvline(time, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), label=f"deadline {time:.3g} {clock[1]}")
     if budget is not None:
         words = f"budget {_limit(budget)} {unit}"
         axis.axhline(budget, color=INK, linewidth=0.9, linestyle=(0, (1, 1.4)), label=words)
@@ -179,10 +182,17 @@ def _scale(axis: Axes, wide: Sequence[str]) -> None:
 # ------------------------------------------------------------------------------------------------- words and data
 
 
-def _caption(deadline_s: float | None, budget: float | None, unpriced: bool, unit: str, wide: Sequence[str]) -> str:
+def _caption(
+    deadline_s: float | None,
+    clock: tuple[float, str],
+    budget: float | None,
+    unpriced: bool,
+    unit: str,
+    wide: Sequence[str],
+) -> str:
     limits = []
     if deadline_s is not None:
-        limits.append(f"the deadline of {deadline_s / 3600:.3g} h")
+        limits.append(f"the deadline of {deadline_s / clock[0]:.3g} {clock[1]}")
     if budget is not None:
         limits.append(f"the budget of {_limit(budget)} {unit}")
     return (
@@ -194,12 +204,14 @@ def _caption(deadline_s: float | None, budget: float | None, unpriced: bool, uni
     )
 
 
-def _alt(points: Sequence[ClusterPoint], amount: Callable[[ClusterPoint], Spread], unit: str) -> str:
+def _alt(
+    points: Sequence[ClusterPoint], clock: tuple[float, str], amount: Callable[[ClusterPoint], Spread], unit: str
+) -> str:
     chosen = [point for point in points if point.chosen]
     told = points if len(points) <= _TOLD_POINTS else chosen or points[:1]
     parts = [
         f"{point.label}, {point.machines} machine{'s' if point.machines > 1 else ''}: "
-        f"{significant(point.hours.median)} h, {_money(amount(point).median)} {unit}"
+        f"{significant(point.seconds.median / clock[0])} {clock[1]}, {_money(amount(point).median)} {unit}"
         f"{', proposed' if point.chosen else ''}"
         for point in told
     ]
