@@ -269,7 +269,10 @@ def _run_workers(trial: Trial, config: dict[str, Any]) -> _EndError | None:
 
 def _is_of_storage(error: BaseException) -> bool:
     """Whether an error is the operating system's or the storage's; some of Ray's own look as if they were."""
-    return isinstance(error, OSError) and not isinstance(error, ray.exceptions.RayError)
+    if isinstance(error, OSError):
+        return not isinstance(error, ray.exceptions.RayError)
+    # Before each checkpoint Ray looks for a file that it left there at the start, and has no type for its absence.
+    return isinstance(error, RuntimeError) and str(error).startswith("Unable to set up cluster storage")
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -439,7 +442,7 @@ class _Reports:
             self._heard = None
             try:
                 ray.train.report(metrics, checkpoint=checkpoint)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:
                 if not _is_of_storage(error):
                     raise
                 raise _UnwritableCheckpointError(str(error)) from None

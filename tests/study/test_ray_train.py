@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import textwrap
 from collections.abc import Callable, Sequence
@@ -319,6 +320,24 @@ def test_what_happens_to_checkpoints_ends_no_trial(start_command: Start, tmp_pat
     assert not (tmp_path / "damage").exists()
     assert home.row()["state"] == "done"
     assert len(home.errors()) == EPOCHS
+
+
+def test_a_folder_of_checkpoints_that_is_gone_is_a_failure_of_storage(tmp_path: Path) -> None:
+    """What Ray itself raises where its folder was taken away between two checkpoints."""
+    from ray.exceptions import GetTimeoutError
+    from ray.train.v2._internal.execution.storage import StorageContext
+
+    from study.engine.train_workers import _is_of_storage
+
+    storage = StorageContext(str(tmp_path), "key")
+    shutil.rmtree(tmp_path / "key")
+    (tmp_path / "key").write_text("no folder")
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        storage._check_validation_file()
+    assert _is_of_storage(caught.value)
+    assert _is_of_storage(OSError("No space left on device"))
+    assert not _is_of_storage(RuntimeError("of the trial's own code"))
+    assert not _is_of_storage(GetTimeoutError("looks like an OSError"))
 
 
 def test_a_list_of_checkpoints_that_ray_cannot_read_is_removed(tmp_path: Path) -> None:
