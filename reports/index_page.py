@@ -6,7 +6,6 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -18,7 +17,7 @@ from study import __version__
 from study.errors import ResultsError, StudyError
 from study.storage import open_results
 
-__all__ = ["IndexFiles", "IndexedStudy", "build_index", "is_study", "studies_in"]
+__all__ = ["IndexFiles", "IndexedStudy", "build_index"]
 
 # What tells an index of ours from a page that must not be lost.
 _GENERATOR = "study report, index"
@@ -70,18 +69,6 @@ class _Row:
     def hours(self) -> float:
         """What the trials took."""
         return self.summary.seconds / 3600 if self.summary else 0.0
-
-
-def is_study(folder: Path) -> bool:
-    """Whether a folder is, or once was, the results folder of a study."""
-    return (folder / "study.yaml").exists() or (folder / "trials").exists()
-
-
-def studies_in(folder: Path) -> list[Path]:
-    """The results folders that lie in a folder such as ``results/``; other folders are nobody's business here."""
-    with suppress(OSError):
-        return sorted(entry for entry in folder.iterdir() if entry.is_dir() and is_study(entry))
-    return []
 
 
 def build_index(locations: Sequence[str | Path], out: Path | None = None) -> IndexFiles:

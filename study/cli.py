@@ -442,10 +442,10 @@ def report(
 
     A study that cannot be read is listed in the index with its error, and the exit code is 2.
     """
-    from reports.index_page import is_study, studies_in
     from study.storage import open_results
+    from study.store import is_study, studies_in
 
-    if out is not None and "://" in str(out).replace(":/", "://", 1):  # a path has lost one slash
+    if out is not None and _was_uri(out):
         raise ResultsError(
             "a report is written to a folder of this machine",
             where=f"--out {out}",
@@ -770,11 +770,16 @@ def _load_spec(file: Path, preset: str | None, seeds: int | None) -> StudySpec:
     return loaded.model_copy(update={"seeds": seeds})
 
 
+def _was_uri(path: Path) -> bool:
+    """Whether a URI was given where a path is wanted: the path has lost one of its slashes."""
+    return "://" in str(path).replace(":/", "://", 1)
+
+
 def _check_local(option: str, folder: Path | None) -> None:
     """Plans and calibrations read and write folders of this machine."""
     if folder is None:
         return
-    remote = "://" in str(folder).replace(":/", "://", 1)  # a path has lost one slash
+    remote = _was_uri(folder)
     if remote or (folder.exists() and not folder.is_dir()):
         raise ResultsError(
             "plans and calibrations need a folder of this machine" if remote else "this is no folder",
@@ -805,11 +810,12 @@ def _backtest(
     from cluster.loading import load_cluster
     from cluster.machines import machine_kinds
     from study.planning.backtest import backtest
-    from study.planning.knowledge import gather, studies_in
+    from study.planning.knowledge import gather, studies_at
     from study.planning.showing import show_backtest
     from study.resources import find_cluster
+    from study.store import is_study
 
-    if not studies_in(folder):
+    if not studies_at(folder):
         raise ResultsError(
             "there are no results to plan again",
             where=str(folder),
@@ -819,7 +825,7 @@ def _backtest(
     machines = load_cluster(cluster_path)
     kinds = machine_kinds(machines, _prices(prices), source=str(cluster_path))
     # What other studies took is known too, where they lie beside.
-    beside = folder if (folder / "study.yaml").is_file() is False else folder.resolve().parent
+    beside = folder.resolve().parent if is_study(folder) else folder
     known = gather(beside if results == DEFAULT_RESULTS else results, calibration)
     found = backtest(folder, machines, kinds, known, source=str(cluster_path))
     if as_json:
@@ -877,7 +883,7 @@ def _check_named(location: str | Path) -> None:
     """Names the study that was meant, where a name is no folder and nearly that of a study."""
     if "://" in str(location) or Path(location).exists():
         return
-    from reports.index_page import studies_in
+    from study.store import studies_in
 
     folder = Path(location).parent if Path(location).parent != Path() else DEFAULT_RESULTS
     known = [place.name for place in studies_in(folder)]

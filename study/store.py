@@ -70,6 +70,8 @@ __all__ = [
     "Store",
     "StoredTrials",
     "TrialTables",
+    "is_study",
+    "studies_in",
 ]
 
 # Opening a file is waiting and parsing; more threads than this get into each other's way.
@@ -101,6 +103,18 @@ class StoredTrials:
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     damaged: list[Damaged] = field(default_factory=list)
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder is, or once was, the results folder of a study."""
+    return (folder / "study.yaml").exists() or (folder / "trials").exists()
+
+
+def studies_in(folder: Path) -> list[Path]:
+    """The results folders that lie in a folder such as ``results/``; other folders are nobody's business here."""
+    with suppress(OSError):
+        return sorted(entry for entry in folder.iterdir() if entry.is_dir() and is_study(entry))
+    return []
 
 
 class Store:

@@ -14,7 +14,7 @@ from study.data.site import open_site
 from study.errors import StudyError
 from study.observers import runs_of
 from study.planning.estimate import Planner
-from study.planning.knowledge import Knowledge, studies_in
+from study.planning.knowledge import Knowledge, studies_at
 from study.planning.record import Basis, Spread, read_plan
 from study.running import prepare
 from study.search import StudyQueue
@@ -123,7 +123,7 @@ def backtest(
         source: the cluster file, for messages.
     """
     replays, skipped = [], []
-    for folder in studies_in(results):
+    for folder in studies_at(results):
         try:
             found = _replay(folder, cluster, kinds, known, source)
         except StudyError as error:

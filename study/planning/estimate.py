@@ -59,13 +59,11 @@ class Draws:
         seconds: of all trials of each group of the workload, [R, groups].
         makespan: from the command to the report, [R].
         node_hours: machines × hours, [R].
-        slots: trials at the same time.
     """
 
     seconds: NDArray[np.float64]
     makespan: NDArray[np.float64]
     node_hours: NDArray[np.float64]
-    slots: int
 
     @property
     def total(self) -> NDArray[np.float64]:
@@ -81,7 +79,6 @@ class _Kind:
     machine: MachineKind
     durations: Durations
     load: Workload
-    budget_mb: float
 
 
 class Planner:
@@ -116,7 +113,7 @@ class Planner:
         seed: int = 0,
     ) -> None:
         self.spec, self.site, self.table, self.cluster, self.source = spec, site, table, cluster, source
-        self._observations, self._stored, self._seed = observations, stored, seed
+        self._observations, self._seed = observations, seed
         loads: dict[float, Workload] = {}
         self._kinds = []
         for machine in kinds:
@@ -132,7 +129,7 @@ class Planner:
                     stored=stored,
                 )
             durations = Durations(observations, device, peak, gpu=_on_gpu(cluster))
-            self._kinds.append(_Kind(machine, durations, loads[budget], budget))
+            self._kinds.append(_Kind(machine, durations, loads[budget]))
         self.slots = slots_of(kinds, cluster, source=source)
 
     @property
@@ -262,7 +259,7 @@ class Planner:
             own = seconds[at] + np.where(schedule.fetched, fetching[at], 0.0)
             group_seconds[number] = np.bincount(jobs.group, own, len(load.groups))
             makespan[number] = start + schedule.makespan + end + beside_seconds(load.trials)
-        return Draws(group_seconds, makespan, makespan / 3600 * self.machine_count, self.slots)
+        return Draws(group_seconds, makespan, makespan / 3600 * self.machine_count)
 
     def _slot_kinds(self) -> list[int]:
         """The kind of machine of each slot; workers of one trial on several kinds are as slow as the slowest."""

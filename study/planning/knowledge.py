@@ -10,9 +10,9 @@ from typing import Any
 from study.errors import ResultsError, StudyError
 from study.planning.durations import Durations
 from study.planning.observations import Device, Observation, Versions, of_study, read_calibrations
-from study.store import Store
+from study.store import Store, is_study, studies_in
 
-__all__ = ["Knowledge", "calibration_folder", "check_devices", "gather", "studies_in"]
+__all__ = ["Knowledge", "calibration_folder", "check_devices", "gather", "studies_at"]
 
 
 def calibration_folder(results: Path) -> Path:
@@ -46,14 +46,9 @@ class Knowledge:
         )
 
 
-def studies_in(results: Path) -> list[Path]:
+def studies_at(results: Path) -> list[Path]:
     """The results folders of studies in a folder, or that folder itself."""
-    if (results / "study.yaml").is_file():
-        return [results]
-    try:
-        return sorted(path.parent for path in results.glob("*/study.yaml") if path.is_file())
-    except OSError:
-        return []
+    return [results] if is_study(results) else studies_in(results)
 
 
 def gather(results: Path, calibration: Path | None = None) -> Knowledge:
@@ -79,7 +74,7 @@ def gather(results: Path, calibration: Path | None = None) -> Knowledge:
             allowed=str(here),
             fix="calibrate again with `study calibrate SPEC`, or leave --calibration out",
         )
-    for folder in studies_in(results):
+    for folder in studies_at(results):
         try:
             store = Store(folder)
             found = of_study(store, folder.name)

@@ -11,8 +11,9 @@ import pytest
 from conftest import Result
 from store_factory import Store, spec
 
-from reports.index_page import build_index, studies_in
+from reports.index_page import build_index
 from study.errors import ResultsError
+from study.store import studies_in
 
 SMALL = {
     "search": [],
