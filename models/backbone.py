@@ -18,9 +18,15 @@ __all__ = ["FeatureExtractor", "initialize", "perceptron", "reverse_gradient"]
 class FeatureExtractor(nn.Sequential):
     """Θ1: four blocks, then flatten. Input [B, C, M, N], output ω [B, F] with ω ≥ 0.
 
+    Attributes:
+        features: F.
+        autocast_dtype: number format of its convolutions, where it is another than that of its weights.
+
     Raises:
         InputTooSmallError: the input does not fit the backbone.
     """
+
+    autocast_dtype: torch.dtype | None = None
 
     def __init__(self, backbone: Backbone, input_shape: tuple[int, int, int]) -> None:
         channels, rows, columns = input_shape
@@ -35,6 +41,19 @@ class FeatureExtractor(nn.Sequential):
             ]
             channels = width
         super().__init__(*layers, nn.Flatten())
+
+    def forward(self, fingerprint: Tensor) -> Tensor:
+        """[B, C, M, N] → ω [B, F], in the type of the input."""
+        if self.autocast_dtype is None:
+            return self._run(fingerprint)
+        with torch.autocast(fingerprint.device.type, dtype=self.autocast_dtype):
+            omega = self._run(fingerprint)
+        return omega.to(fingerprint.dtype)
+
+    def _run(self, fingerprint: Tensor) -> Tensor:
+        """The layers, one after the other."""
+        omega: Tensor = super().forward(fingerprint)
+        return omega
 
 
 def perceptron(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
@@ -58,7 +77,7 @@ def initialize(network: nn.Module) -> None:
 
 class _ReverseGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, strength: float) -> Tensor:
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, strength: float | Tensor) -> Tensor:
         ctx.strength = strength  # type: ignore[attr-defined]
         return x.view_as(x)
 
@@ -67,6 +86,6 @@ class _ReverseGradient(torch.autograd.Function):
         return -ctx.strength * grads[0], None  # type: ignore[attr-defined]
 
 
-def reverse_gradient(x: Tensor, strength: float) -> Tensor:
+def reverse_gradient(x: Tensor, strength: float | Tensor) -> Tensor:
     """The identity whose gradient is multiplied by −strength (adversarial domain classification in RDA)."""
     return _ReverseGradient.apply(x, strength)

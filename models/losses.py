@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as nnf
@@ -152,6 +152,12 @@ def weight_regularization(parameters: Iterable[Tensor]) -> Tensor:
     return 0.5 * torch.stack(norms).square().sum()
 
 
-def transfer_weight(progress: float) -> float:
+@overload
+def transfer_weight(progress: float) -> float: ...
+@overload
+def transfer_weight(progress: Tensor) -> Tensor: ...
+def transfer_weight(progress: float | Tensor) -> float | Tensor:
     """λ3 = 2 / (1 + e^(−10κ)) − 1 with the training progress κ in 0 … 1: rises from 0 to nearly 1 (Section V-A)."""
+    if isinstance(progress, Tensor):
+        return 2.0 / (1.0 + torch.exp(-10.0 * progress)) - 1.0
     return 2.0 / (1.0 + math.exp(-10.0 * progress)) - 1.0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models import losses
 from models.backbone import FeatureExtractor, initialize, perceptron, reverse_gradient
-from models.settings import BACKBONES, METHOD_SETTINGS, Backbone, Branches, MethodSettings
+from models.settings import BACKBONES, METHOD_SETTINGS, Backbone, BatchStatistics, Branches, MethodSettings
 
 __all__ = [
     "DCNN",
@@ -110,9 +110,11 @@ class Method(nn.Module, ABC):
 
     Attributes:
         settings: the method's name, what it predicts and reads, and what a spec may set for it.
+        batch_statistics: see `both_domains`.
     """
 
     settings: ClassVar[MethodSettings]
+    batch_statistics: BatchStatistics = "joint"
 
     def __init__(self, shape: NetworkShape, objective: Any = None, branches: Branches = "shared") -> None:
         super().__init__()
@@ -148,11 +150,13 @@ class Method(nn.Module, ABC):
     def both_domains(self, source: Tensor, target: Tensor) -> tuple[_BranchOutput, _BranchOutput]:
         """Outputs for a source and a target batch.
 
-        Shared branches see both in one pass, so that one set of batch-normalization statistics describes both domains;
-        twin branches see one domain each.
+        Shared branches see both in one pass, so that one set of batch-normalization statistics describes both domains,
+        or with ``batch_statistics`` per_domain first one domain and then the other; twin branches see one domain each.
         """
         if self.target_branch is not None:
             return self.source_branch(source), self.target_branch(target)
+        if self.batch_statistics == "per_domain":
+            return self.source_branch(source), self.source_branch(target)
         both = self.source_branch(torch.cat([source, target]))
         count = source.shape[0]
         return _rows(both, slice(None, count)), _rows(both, slice(count, None))
@@ -307,6 +311,7 @@ def build_method(
     shape: NetworkShape,
     *,
     branches: Branches = "shared",
+    batch_statistics: BatchStatistics = "joint",
     objective: dict[str, Any] | None = None,
 ) -> Method:
     """An initialized method.
@@ -315,16 +320,19 @@ def build_method(
         method: one of METHODS, or a class.
         shape: what the network has to fit.
         branches: ``shared`` (Eqs. 8-13) or ``twin`` (what Table III counts); DCNN and RDA have one branch either way.
+        batch_statistics: ``joint`` or ``per_domain``, see `Method.both_domains`.
         objective: settings of the method's objective, keys as in a spec.
 
     Raises:
         InputTooSmallError: the fingerprint does not fit the backbone.
-        ValueError: an unknown name, branches or objective setting.
+        ValueError: an unknown name, branches, batch statistics or objective setting.
     """
     if isinstance(method, str) and method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
     if branches not in get_args(Branches):
         raise ValueError(f"branches must be one of {get_args(Branches)}, but got {branches!r}")
+    if batch_statistics not in get_args(BatchStatistics):
+        raise ValueError(f"batch_statistics must be one of {get_args(BatchStatistics)}, but got {batch_statistics!r}")
     kind = METHODS[method] if isinstance(method, str) else method
     dataclass_ = kind.settings.objective
     known = {item.name.rstrip("_"): item.name for item in fields(dataclass_)}
@@ -332,6 +340,7 @@ def build_method(
     if unknown := set(settings) - set(known):
         raise ValueError(f"{kind.settings.name} has no objective setting {sorted(unknown)}; it has {sorted(known)}")
     built = kind(shape, dataclass_(**{known[key]: value for key, value in settings.items()}), branches)
+    built.batch_statistics = batch_statistics
     built.initialize()
     return built
 

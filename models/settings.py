@@ -11,14 +11,18 @@ __all__ = [
     "REFERENCE_NAMES",
     "TRAINED_METHODS",
     "Backbone",
+    "BatchStatistics",
     "Branches",
     "InputTooSmallError",
     "Likelihood",
     "MethodSettings",
+    "Precision",
 ]
 
 Branches = Literal["shared", "twin"]
+BatchStatistics = Literal["joint", "per_domain"]
 Likelihood = Literal["focal", "standard"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class InputTooSmallError(ValueError):

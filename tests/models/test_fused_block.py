@@ -1,0 +1,244 @@
+"""Fused blocks against the layers that they replace, and what happens where they cannot be used."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import golden
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from models import fused_block
+from models.backbone import FeatureExtractor
+from models.fused_block import FusedExtractor, fuse_blocks
+from models.methods import METHODS, Method, NetworkShape, build_method
+from models.settings import BACKBONES
+
+# A backbone of one block: what is compared is one block, and not how four of them enlarge a rounding.
+ONE_BLOCK = replace(BACKBONES["small"], channels=(16,), kernels=(3,))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _extractor(channels: int, rows: int, columns: int, seed: int) -> FeatureExtractor:
+    """One block with weights, biases and scales of both signs."""
+    torch.manual_seed(seed)
+    extractor = FeatureExtractor(replace(ONE_BLOCK, channels=(channels,)), (2, rows, columns))
+    norm = extractor[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return extractor.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _fused(extractor: FeatureExtractor) -> FusedExtractor:
+    copied = copy.deepcopy(extractor)
+    assert fuse_blocks(copied) is None
+    assert isinstance(copied, FusedExtractor)
+    return copied
+
+
+def _step(extractor: FeatureExtractor, x: Tensor) -> dict[str, Tensor]:
+    """Output, gradients and running statistics of one step whose loss weighs every output differently."""
+    x = x.clone().requires_grad_()
+    omega = extractor.train()(x)
+    weight = torch.linspace(-1, 1, omega.numel(), dtype=omega.dtype).sin().view_as(omega)
+    (omega * weight).sum().backward()
+    assert x.grad is not None
+    found = {"omega": omega.detach(), "x": x.grad, **dict(extractor.named_buffers())}
+    return found | {name: p.grad for name, p in extractor.named_parameters() if p.grad is not None}
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    samples=st.integers(2, 9),
+    rows=st.integers(2, 9),
+    columns=st.integers(2, 9),
+    channels=st.sampled_from([1, 7, 16, 33, 48]),
+    seed=st.integers(0, 2**16),
+)
+def test_a_block_computes_what_its_layers_do(samples: int, rows: int, columns: int, channels: int, seed: int) -> None:
+    """Against float64, the fused block is as near as the layers are, odd rows, columns and channels included."""
+    layers = _extractor(channels, rows, columns, seed)
+    x = torch.rand(samples, 2, rows, columns)
+    exact = _step(copy.deepcopy(layers).double(), x.double())
+    fused, plain = _step(_fused(layers), x), _step(copy.deepcopy(layers), x)
+    assert fused.keys() == plain.keys() == exact.keys()
+    # The bias of a convolution before a normalization has no effect: its gradient is rounding alone.
+    for name in fused.keys() - {"0.bias"}:
+        scale = exact[name].abs().max().double().clamp_min(1.0)
+        error = (fused[name].double() - exact[name]).abs().max() / scale
+        allowed = 10 * (plain[name].double() - exact[name]).abs().max() / scale + 1e-6
+        assert error <= allowed, f"{name}: {error:g}, the layers {allowed:g}"
+
+
+def test_prediction_is_that_of_the_layers() -> None:
+    layers = _extractor(16, 9, 8, 0)
+    x = torch.rand(6, 2, 9, 8)
+    _step(layers, x)
+    fused = _fused(layers)
+    with torch.no_grad():
+        torch.testing.assert_close(fused.eval()(x), layers.eval()(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_in_evaluation_mode_is_that_of_the_layers() -> None:
+    """Nobody needs it in training, so the blocks have none: the layers answer."""
+    layers = _extractor(16, 8, 8, 1).eval()
+    fused = _fused(layers).eval()
+    x = torch.rand(4, 2, 8, 8, requires_grad=True)
+    expected = torch.autograd.grad(layers(x).sum(), x)[0]
+    torch.testing.assert_close(torch.autograd.grad(fused(x).sum(), x)[0], expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_stays_none(bad: float) -> None:
+    fused = _fused(_extractor(16, 8, 8, 2))
+    x = torch.rand(4, 2, 8, 8)
+    x[1, 0, 3, 3] = bad
+    assert fused.train()(x).isnan().any()
+    with torch.no_grad():
+        fused.get_parameter("0.weight")[0] = bad
+        assert not fused.eval()(torch.rand(4, 2, 8, 8)).isfinite().all()
+
+
+def test_a_large_mean_costs_no_digits() -> None:
+    """Statistics of 1,000 ± 0.01: a sum of squares in float32 would have none left."""
+    fused = _fused(_extractor(16, 8, 8, 3))
+    norm = fused[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    x = 1000 + 0.01 * torch.randn(64, 16, 8, 8).to(memory_format=torch.channels_last)
+    fused_block._block(x, norm.train())
+    assert norm.running_var is not None
+    exact = x.double().var(dim=(0, 2, 3))
+    torch.testing.assert_close(norm.running_var.double(), 0.9 + 0.1 * exact, rtol=1e-6, atol=0)
+    torch.testing.assert_close(norm.running_var - 0.9, 0.1 * exact.float(), rtol=0.01, atol=1e-6)
+
+
+def test_the_same_input_gives_the_same_bits() -> None:
+    layers, x = _extractor(16, 9, 9, 4), torch.rand(8, 2, 9, 9)
+    first, second = _step(_fused(layers), x), _step(_fused(layers), x)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("branches", ["shared", "twin"])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_step_of_a_method_is_that_of_its_layers(name: str, branches: str) -> None:
+    """Loss and gradients at the same weights, on the way of ten steps, against float64.
+
+    A value near a tie may pass through another element of its window, in the layers, too: the bound allows for that.
+    """
+    shape = NetworkShape((1, 16, 16), conditions=3, backbone=BACKBONES["small"])
+    torch.manual_seed(0)
+    layers = build_method(name, shape, branches=branches).to(memory_format=torch.channels_last)  # type: ignore[call-overload,arg-type]
+    fused, exact = copy.deepcopy(layers), copy.deepcopy(layers).double()
+    assert fuse_blocks(fused) is None
+    assert list(fused.state_dict()) == list(layers.state_dict())
+    optimizer = torch.optim.SGD(layers.parameters(), lr=1e-3)
+    for step in range(10):
+        fused.load_state_dict(layers.state_dict())
+        exact.load_state_dict(layers.state_dict())
+        (loss, gradient), (exact_loss, exact_gradient) = _loss(fused, step), _loss(exact, step)
+        assert loss == pytest.approx(exact_loss, rel=1e-4)
+        assert (gradient - exact_gradient).norm() < 0.1 * exact_gradient.norm()
+        _loss(layers, step)
+        optimizer.step()
+
+
+def _loss(method: Method, step: int) -> tuple[float, Tensor]:
+    """Loss and gradients of a golden step, which stay in the method."""
+    source, target = golden.batches(step, next(method.parameters()).dtype)
+    method.zero_grad()
+    loss = method.train().training_loss(source, target if method.reads_target else None, step / 10)
+    loss.backward()
+    return float(loss.detach()), torch.cat(
+        [p.grad.flatten().double() for p in method.parameters() if p.grad is not None]
+    )
+
+
+def test_bfloat16_blocks_round_where_bfloat16_layers_do() -> None:
+    """The blocks on bfloat16 input: near float64 within what eight bits of a value leave."""
+    layers = _extractor(16, 9, 8, 5)
+    norm = layers[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    x = torch.randn(8, 16, 9, 8).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
+    y = fused_block._block(x, norm.train())
+    exact_x = x.detach().double().requires_grad_()
+    exact = nn.Sequential(copy.deepcopy(norm).double().train(), nn.MaxPool2d(2), nn.ReLU())(exact_x)
+    torch.testing.assert_close(y.double(), exact, rtol=2**-7, atol=2**-7)
+    weight = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).sin().view(y.shape)
+    (y.double() * weight).sum().backward()
+    (exact * weight).sum().backward()
+    assert x.grad is not None
+    assert exact_x.grad is not None
+    # A rounded maximum may be another value of its window: few may differ, none by more than a gradient.
+    close = (x.grad.double() - exact_x.grad).abs() <= 2**-6 * exact_x.grad.abs().max()
+    assert close.double().mean() > 0.99
+
+
+def test_a_subclass_of_the_extractor_is_left_alone() -> None:
+    class Own(FeatureExtractor):
+        pass
+
+    own = Own(ONE_BLOCK, (1, 8, 8))
+    assert fuse_blocks(own) is None
+    assert type(own) is Own
+
+
+def test_with_several_threads_the_layers_stay() -> None:
+    torch.set_num_threads(2)
+    extractor = _extractor(16, 8, 8, 0)
+    reason = fuse_blocks(extractor)
+    assert reason is not None
+    assert "threads" in reason
+    assert type(extractor) is FeatureExtractor
+
+
+BROKEN = """
+import os, sys, torch
+torch.set_num_threads(1)
+from models.acceleration import accelerate
+from models.methods import NetworkShape, build_method
+from models.settings import BACKBONES
+method = build_method("DCNN", NetworkShape((1, 16, 16), backbone=BACKBONES["small"]))
+found = accelerate(method, "float32", torch.device("cpu"))
+assert method(torch.rand(2, 1, 16, 16)).position.shape == (2, 2)
+print(found.blocks, *found.notes)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"CC": "", "PATH": "/nowhere"}, "there is no C compiler"),
+        ({"CC": "/nowhere/cc"}, "cannot be used"),
+        ({"CC": "false"}, "failed"),
+        ({"CC": "true"}, "cannot be used"),
+    ],
+    ids=["none", "missing", "fails", "makes nothing"],
+)
+def test_without_a_working_compiler_the_layers_are_used_and_it_is_said(environment: dict[str, str], words: str) -> None:
+    root = Path(__file__).parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", BROKEN],
+        env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert run.stdout.startswith("layers ")
+    assert words in run.stdout
