@@ -85,12 +85,14 @@ _AXES: Mapping[str, tuple[str, str | None]] = {
     "split.held_out.block_m": ("Held-out blocks", "m"),
     "split.area": ("Area", None),
     "network.preset": ("Network", None),
+    "network.batch_statistics": ("Batch statistics", None),
     "objective.lambda": ("λ", None),
     "objective.gamma": ("γ", None),
     "objective.likelihood": ("Likelihood", None),
     "training.epochs": ("Epochs", None),
     "training.learning_rate": ("Learning rate", None),
     "training.batch_size": ("Batch size", None),
+    "training.precision": ("Precision", None),
 }
 
 

@@ -12,10 +12,8 @@ from models.settings import BACKBONES
 from study.data.system import SystemConfiguration, UniformPaths, condition_names, fingerprint_shape
 from study.spec.trial import canonical_json, method_settings
 
-__all__ = ["PRECISION", "Samples", "Work", "WorkKey", "making_of", "operations_of", "work_key", "work_of"]
+__all__ = ["Samples", "Work", "WorkKey", "making_of", "operations_of", "work_key", "work_of"]
 
-# The only precision that networks are trained in so far; a measurement says it, so that others can be told apart.
-PRECISION = "float32"
 _BYTES = 4
 
 
@@ -32,7 +30,7 @@ class WorkKey:
         branches: shared, twin, or empty.
         network: the backbone's preset; empty for reference rows.
         making: how fingerprints are made anew for each batch, such as ``adp 25``; empty where they are kept.
-        precision: number format of the network.
+        precision: arithmetic that is asked for.
         workers: processes that share each batch.
     """
 
@@ -46,7 +44,7 @@ class WorkKey:
     branches: str
     network: str
     making: str
-    precision: str = PRECISION
+    precision: str = "float32"
     workers: int = 1
 
     @property
@@ -66,6 +64,7 @@ class WorkKey:
         words = [self.method, self.network, *([self.branches] if self.branches else []), shape, f"batch {self.batch}"]
         words += [] if self.target or self.method == "DCNN" else ["source alone"]
         words += [f"made per batch ({self.making})"] if self.making else []
+        words += [self.precision] if self.precision != "float32" else []
         return " ".join(words)
 
 
@@ -158,6 +157,7 @@ def work_key(config: Mapping[str, Any], train_samples: int, *, kept: bool, worke
         branches=config.get("branches", ""),
         network=config["network"]["preset"] if training else "",
         making="" if kept else making_of(system),
+        precision=training["precision"] if training else "float32",
         workers=workers,
     )
 

@@ -25,10 +25,12 @@ from models.settings import (
     BACKBONES,
     METHOD_SETTINGS,
     REFERENCE_NAMES,
+    BatchStatistics,
     Branches,
     InputTooSmallError,
     Likelihood,
     MethodSettings,
+    Precision,
 )
 from study.data.split import Split
 from study.data.system import SystemConfiguration, UniformPaths, fingerprint_shape
@@ -83,7 +85,7 @@ MethodPath = Annotated[str, AfterValidator(_method_path), Allowed(_PATH_WORDS), 
 
 # A change of what a configuration means (a loss, a default that is not written down) needs a new number here:
 # old results then no longer answer for new trials.
-KEY_VERSION = 3
+KEY_VERSION = 4
 
 
 class _Settings(BaseModel):
@@ -140,9 +142,12 @@ class NetworkSettings(_Settings):
 
     Attributes:
         preset: ``paper`` (Table III; inputs from 43 × 43) or ``small`` (inputs from 16 × 16).
+        batch_statistics: of an adaptation method with shared branches: ``joint`` (source and target pass together, and
+            one set of batch-normalization statistics describes both) or ``per_domain`` (one pass for each).
     """
 
     preset: Literal["paper", "small"] = "paper"
+    batch_statistics: BatchStatistics = "joint"
 
 
 class ObjectiveSettings(_Settings):
@@ -212,6 +217,8 @@ class TrainingSettings(_Settings):
         weight_decay: L2 penalty of the optimizer, on all network weights.
         coordinate_scale_m: coordinates are centred on the site and divided by this one length; a scale for each axis
             would distort the metric.
+        precision: arithmetic of the feature extractor: ``float32``, ``bfloat16`` or ``tf32`` (GPUs); float32 where the
+            device has no such arithmetic, which the row then says. Heads, losses and weights are always float32.
     """
 
     epochs: int = Field(default=200, ge=1, le=1_000_000)
@@ -222,6 +229,7 @@ class TrainingSettings(_Settings):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
     coordinate_scale_m: float = Field(default=30.0, gt=0)
+    precision: Precision = "float32"
 
 
 class TrialConfiguration(_Settings):
@@ -265,6 +273,8 @@ class TrialConfiguration(_Settings):
         alone = user_method is None and values["objective"].get("knowledge_transfer") is False
         if not settings.adapts or alone:
             del values["split"]["target"]
+        if not settings.adapts or alone or (settings.twin and self.branches == "twin"):
+            del values["network"]["batch_statistics"]
         if not settings.twin:
             del values["branches"]
         if not settings.trained:
