@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from models.acceleration import Acceleration, accelerate
 from models.complexity import Complexity, measure_complexity
 from models.methods import Method, NetworkShape, build_method
 from models.model_based import ModelBased
@@ -74,9 +75,10 @@ def run_trial(
         "train_samples": len(parts.training.source.position),
         "validation_samples": len(parts.validation.condition),
         "test_samples": len(parts.test.condition),
-        "fingerprints": "kept" if parts.fingerprints_kept else "per batch",
+        "fingerprints": parts.fingerprints,
         "workers": worker_count(),
         "data_seconds": data_seconds,
+        "notes": data.note,
     }
     epochs: dict[str, Any] | None = None
     train_began = time.perf_counter()
@@ -108,7 +110,7 @@ def run_trial(
             "validation_accuracy": accuracy(validation),
         }
     else:
-        method, cost = initialized_method(trial, len(parts.conditions), device)
+        method, cost, acceleration = initialized_method(trial, len(parts.conditions), device)
         row["setup_seconds"] = time.perf_counter() - train_began
         train_began = time.perf_counter()
         outcome = yield from train(
@@ -126,6 +128,9 @@ def run_trial(
         began, train_began = began - outcome.seconds_before, train_began - outcome.seconds_before
         row |= {
             "state": "diverged" if outcome.diverged else "done",
+            "precision": acceleration.precision,
+            "step": "fused" if acceleration.blocks == "fused" else outcome.step,
+            "notes": "; ".join([*filter(None, [data.note]), *acceleration.notes, *outcome.notes]) or None,
             "train_seconds": time.perf_counter() - train_began,
             "validation_seconds": math.fsum(record.validation_seconds or 0.0 for record in outcome.epochs),
             "epochs": len(outcome.epochs),
@@ -169,8 +174,8 @@ def check_data(trial: Trial, data: SiteData) -> None:
         )
 
 
-def initialized_method(trial: Trial, conditions: int, device: torch.device) -> tuple[Method, Complexity]:
-    """The network of a trial as it starts, on the device, and what it costs.
+def initialized_method(trial: Trial, conditions: int, device: torch.device) -> tuple[Method, Complexity, Acceleration]:
+    """The network of a trial as it starts, on the device; what it costs, and how it is computed there.
 
     Args:
         trial: what is to be trained.
@@ -188,11 +193,16 @@ def initialized_method(trial: Trial, conditions: int, device: torch.device) -> t
     )
     torch.manual_seed(trial.seed)
     method = build_method(
-        method_class(trial), shape, branches=config.branches, objective=dict(trial.config["objective"])
+        method_class(trial),
+        shape,
+        branches=config.branches,
+        batch_statistics=config.network.batch_statistics,
+        objective=dict(trial.config["objective"]),
     )
     cost = measure_complexity(method, config.training.batch_size)
     # channels_last halves a step on a CPU; on a GPU it is what the convolutions want too.
-    return method.to(device=device, memory_format=torch.channels_last), cost  # type: ignore[call-overload]
+    method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return method, cost, accelerate(method, config.training.precision, device)
 
 
 def failed_tables(trial: Trial, provenance: Provenance, state: str, error: str) -> TrialTables:

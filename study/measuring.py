@@ -80,7 +80,7 @@ class Measurement:
             LabelledSamples(images, source.position[chosen], source.condition[chosen]), UnlabelledSamples(others)
         )
         began = time.perf_counter()
-        self._method, _ = initialized_method(self._trial, len(parts.conditions), device)
+        self._method, _, _ = initialized_method(self._trial, len(parts.conditions), device)
         found["setup_s", ""].append(time.perf_counter() - began)
         # What is held here is a part of the data: the rest of the peak is what a whole trial has, too.
         self._held_mb = work.paths_mb

@@ -129,7 +129,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     console.print("a different result")
     if (stored.get("workers") or 1) > 1:
         console.print("  several workers add up in another order than one, and training enlarges such differences")
-    for name in ("torch_version", "study_version", "git_commit", "device", "host", "workers"):
+    for name in ("torch_version", "study_version", "git_commit", "device", "host", "workers", "precision", "step"):
         # What a trial that was stopped early does not say is no difference.
         if stored.get(name) != again.get(name) and None not in (stored.get(name), again.get(name)):
             console.print(f"  {name}: {stored.get(name)} stored, {again.get(name)} now")

@@ -19,18 +19,19 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from models.methods import LabelledBatch, Method, UnlabelledBatch
+from models.methods import Method
 from models.parallel import from_first_worker, is_first_worker, shared_training_loss, worker_count
 from study.data.dataset import EvaluationSet, Frame, TrainingData
 from study.data.synthesis import Fingerprints
 from study.errors import ResultsError, StudyError
 from study.metrics import Predictions, accuracy, rmse_m
 from study.spec.trial import TrainingSettings
+from study.steps import CapturedStep, EagerStep, Step, can_be_captured
 
 __all__ = [
     "CheckpointError",
@@ -115,12 +116,16 @@ class TrainingOutcome:
         epochs: all epochs, also those before a checkpoint.
         diverged: a loss or a validation error was not finite.
         seconds_before: what the epochs before the checkpoint took; 0 without one.
+        step: how its steps were taken: ``eager``, or on a GPU ``captured``.
+        notes: what was slower than it could be, and why.
     """
 
     best: EpochRecord | None
     epochs: list[EpochRecord]
     diverged: bool
     seconds_before: float = 0.0
+    step: Literal["eager", "captured"] = "eager"
+    notes: tuple[str, ...] = ()
 
 
 def train(
@@ -168,6 +173,9 @@ def train(
         so_far.go_on_from(checkpoints)
     seconds_before = so_far.seconds
     training_loss = method.training_loss if worker_count() == 1 else shared_training_loss(method)
+    take_step: Step = EagerStep(method, training_loss, optimizer, data)
+    if can_be_captured(method, device):
+        take_step = CapturedStep(method, training_loss, optimizer, data, batch)
 
     while len(so_far.records) < settings.epochs and not so_far.diverged:
         began = time.perf_counter()
@@ -179,15 +187,9 @@ def train(
         target_order = _endless_order(target.fingerprint.shape[0], steps * batch, order, device)
         for step in range(steps):
             rows = slice(step * batch, (step + 1) * batch)
-            labelled = LabelledBatch(*(values[source_order[rows]] for values in source))
-            unlabelled = UnlabelledBatch(target.fingerprint[target_order[rows]]) if method.reads_target else None
             progress = ((epoch - 1) * steps + step) / (settings.epochs * steps)
-            loss = training_loss(labelled, unlabelled, progress)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            total += take_step(source_order[rows], target_order[rows], progress)
             schedule.step()
-            total += loss.detach()
 
         train_loss = float(total) / steps  # waits for the device: what follows is validation alone
         trained = time.perf_counter()
@@ -211,7 +213,13 @@ def train(
 
     if not so_far.diverged:
         method.load_state_dict(so_far.best_weights)
-    return TrainingOutcome(so_far.best, so_far.records, so_far.diverged, seconds_before)
+    captured = isinstance(take_step, CapturedStep) and take_step.failure is None
+    notes: tuple[str, ...] = ()
+    if isinstance(take_step, CapturedStep) and take_step.failure is not None:
+        notes = (f"training was slower than it could be, as its steps could not be captured: {take_step.failure}",)
+    return TrainingOutcome(
+        so_far.best, so_far.records, so_far.diverged, seconds_before, "captured" if captured else "eager", notes
+    )
 
 
 def epoch_columns(records: Sequence[EpochRecord]) -> dict[str, list[Any]]:

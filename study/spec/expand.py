@@ -99,7 +99,7 @@ class Cell:
             return []
         rows = rows if isinstance(rows, StoredRows) else StoredRows(rows)
         # What a configuration has can depend on the searched values; these settings come and go with them.
-        others = (*self.search.space, "split.data_seed", "split.target")
+        others = (*self.search.space, "split.data_seed", "split.target", "network.batch_statistics")
         wanted = canonical_json(_without(self.resolve(), others))
         found: dict[str, dict[str, Any]] = {}
         refused: set[str] = set()  # configurations that were looked at, and are no candidates
