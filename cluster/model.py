@@ -58,6 +58,12 @@ def _storage(text: str) -> str:
     return text
 
 
+def _cache(text: str) -> str:
+    if text in ("auto", "off") or PurePosixPath(text).is_absolute():
+        return text
+    raise InvalidValue("this is no folder that each machine could have")
+
+
 class Resources(_Frozen):
     """What Ray sets aside for one process of a trial. It is bookkeeping: no process is kept from using more."""
 
@@ -258,8 +264,18 @@ class Cluster(_Frozen):
         ge=0,
         le=10_000_000,
         description="memory in which a trial may keep its fingerprints, which it otherwise makes for each batch; half "
-        "of its share of what is free when left out",
+        "of its share of what is free when left out. Trials of a machine that share them may take together what all of "
+        "them may",
     )
+    fingerprint_cache: Annotated[
+        str,
+        Field(
+            description="where each machine has the fingerprints that its trials share, on CPUs; auto: in its folder "
+            "for temporary files; off: each trial keeps its own"
+        ),
+        AfterValidator(_cache),
+        Allowed("auto, off, or an absolute folder that each machine has"),
+    ] = "auto"
 
     @model_validator(mode="after")
     def _fits_together(self) -> Cluster:

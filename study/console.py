@@ -18,15 +18,15 @@ from rich.tree import Tree
 from study.data.path_table import CONDITIONS
 from study.result_files import printable
 from study.running import RunPlan, RunSummary, SplitSize, StudyStatus
-from study.search import StudyQueue
 from study.spec.expand import Cell, show_value
 from study.spec.outline import Outline, PlannedCell, count_trials, search_in_words
 from study.spec.trial import Trial, method_settings
 from study.store import Compaction, Damaged, TrialTables
 
-if TYPE_CHECKING:  # Ray is imported by those commands only that start it
+if TYPE_CHECKING:  # Ray and Optuna are imported by those commands only that use them
     from study.data.deepmimo import ImportProgress
     from study.data.unfinished_site import DamagedScene
+    from study.search import StudyQueue
     from study.site_tracing import SceneProgress, TracePlan
 
 __all__ = [
@@ -104,6 +104,7 @@ class RunDisplay:
         self._busy_s = 0.0
         self._live: Live | None = None
         self._told_of_memory = False
+        self._told: set[str] = set()
         self._drawn = 0.0
         self.stopping = False
 
@@ -169,10 +170,14 @@ class RunDisplay:
         if row.get("fingerprints") == "per batch" and not self._told_of_memory:
             self._told_of_memory = True
             self.console.print(
-                "its fingerprints did not fit the memory of a trial and were made for each batch "
+                "its fingerprints did not fit the memory of trials and were made for each batch "
                 "(fingerprint_memory_mb in the cluster file)",
                 highlight=False,
             )
+        for note in (row.get("notes") or "").split("; "):
+            if note and note not in self._told:
+                self._told.add(note)
+                self.warn(printable(note))
         self.tick()
 
     def trial_retried(self, trial: Trial, attempt: int, reason: str) -> None:

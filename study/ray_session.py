@@ -10,21 +10,12 @@ dashboard_url   where Ray's dashboard is
 
 from __future__ import annotations
 
-import os
+import study.ray_environment  # noqa: F401 - before Ray
 
-# Read by Ray when it is imported or started.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# Ray would start a task again without end that was stopped because its machine ran out of memory.
-os.environ.setdefault("RAY_task_oom_retries", "5")
-# pip and uv try a bad connection again by themselves; a name that does not exist stays one.
-os.environ.setdefault("RUNTIME_ENV_RETRY_TIMES", "1")
-# Pages about each lost process; whoever gives up its task says so.
-os.environ.setdefault(
-    "RAY_DEDUP_LOGS_SKIP_REGEX", r"A worker died or was killed|^Task \S+ failed|worker\(s\) were killed"
-)
+# isort: split
 
 import logging
+import os
 import re
 import signal
 import socket

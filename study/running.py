@@ -8,12 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster.check import check_local, slots, this_machine
-from cluster.model import Cluster
 from study.data.path_table import CONDITIONS, PathTable
 from study.data.site import Site, open_site
 from study.data.split import Split
@@ -23,11 +21,14 @@ from study.locking import Owner
 from study.observers import RunObserver, running_trials
 from study.provenance import Provenance
 from study.result_files import unwritable
-from study.search import CellProgress, Progress, StudyQueue
 from study.spec.expand import Cell, expand
 from study.spec.model import StudySpec
 from study.spec.trial import Trial
 from study.store import Damaged, Store, StoredTrials
+
+if TYPE_CHECKING:  # imported by the functions that use them: `study validate` does without
+    from cluster.model import Cluster
+    from study.search import CellProgress, Progress, StudyQueue
 
 __all__ = [
     "RETRIED_STATES",
@@ -225,6 +226,8 @@ def run_study(
     Raises:
         StudyError: the site, the cluster or the folder cannot be used; nothing was started then.
     """
+    from cluster.check import check_local, slots, this_machine
+
     site, table = prepare(spec)
     check_local(cluster, source=cluster_source)
     described = spec.model_dump(mode="json", by_alias=True)
@@ -243,7 +246,7 @@ def run_study(
         first = queue.next()
         if not isinstance(first, Trial):
             return _summary(store, queue, stored, stopped=False)
-        from study.engine import execute  # Ray starts only when something has to run
+        from study.engine.run import execute  # Ray starts only when something has to run
 
         cells = expand(spec)
 
@@ -312,6 +315,9 @@ def plan_run(spec: StudySpec, cluster: Cluster, store: Store, *, retry: Collecti
     Raises:
         StudyError: as `run_study`, as far as that is known without Ray.
     """
+    from cluster.check import check_local
+    from study.search import StudyQueue
+
     site, _ = prepare(spec)
     check_local(cluster)
     _check_owner(store, spec.model_dump(mode="json", by_alias=True), site)
@@ -360,6 +366,8 @@ def _open_queue(
     observer: RunObserver,
 ) -> StudyQueue:
     """The queue, with Optuna's journal or, where that is damaged, with a new one: the rows hold all it said."""
+    from study.search import StudyQueue
+
     journal = store.journal
     rows, retried = _split(stored, retry)
     try:
@@ -475,6 +483,8 @@ def study_status(store: Store) -> StudyStatus:
     Raises:
         ResultsError: there is no study, or its study.yaml or site.json is damaged.
     """
+    from study.search import StudyQueue
+
     spec, stored = store.read_study(), store.load()
     queue = StudyQueue(spec, store.read_data_hash() if stored.rows else "", stored.rows, epochs=_epochs_in(store))
     queue.next()  # lets a finished search name its winner

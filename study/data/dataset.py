@@ -8,9 +8,11 @@ evaluation alone.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +21,19 @@ from torch import Tensor
 
 from cluster.model import FINGERPRINT_SHARE
 from study.data.path_table import PathTable
+from study.data.shared_fingerprints import SharedFiles, Sharing
 from study.data.site import Site
 from study.data.split import Part, Split, SplitParts
-from study.data.synthesis import Channels, Fingerprints, PathSamples, free_memory_bytes, kept_or_made
+from study.data.synthesis import (
+    Channels,
+    Fingerprints,
+    PathSamples,
+    free_memory_bytes,
+    kept_or_made,
+    shared_or_made,
+)
 from study.data.system import ExcessDelay, SystemConfiguration, UniformPaths, condition_names
+from study.errors import DataError
 
 __all__ = [
     "ChannelData",
@@ -36,6 +47,9 @@ __all__ = [
     "UnlabelledSamples",
     "path_samples",
 ]
+
+# Where fingerprints are: in one copy for all trials of the machine, in this process's memory, or nowhere.
+Whereabouts = Literal["shared", "kept", "per batch"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,8 @@ class DomainData:
         source_held_out: which of the two.
         frame: how metres become coordinates.
         conditions: names of the classes.
-        fingerprints_kept: whether all fingerprints are in memory, or made for each batch.
+        fingerprints: whether all are in memory, of the machine's trials together or of this one, or are made for each
+            batch.
     """
 
     training: TrainingData
@@ -120,7 +135,7 @@ class DomainData:
     source_held_out: bool
     frame: Frame
     conditions: tuple[str, ...]
-    fingerprints_kept: bool
+    fingerprints: Whereabouts
 
 
 class LabelledChannels(NamedTuple):
@@ -176,11 +191,26 @@ class _Used(NamedTuple):
         return torch.from_numpy((at_scene[:, None] * len(self.positions) + at_position).reshape(-1))
 
 
+class _Source(NamedTuple):
+    """What fingerprints are taken from.
+
+    Attributes:
+        identity: what they are of.
+        samples: fingerprints, or the paths that make them.
+        where: see `Whereabouts`.
+    """
+
+    identity: Hashable
+    samples: Tensor | PathSamples
+    where: Whereabouts
+
+
 class SiteData:
     """A site's paths and the fingerprints made of them, kept for the trials of one process.
 
     The paths of the scenes in use stay in memory, and the fingerprints of the last system configuration on the device
-    if they fit: a reused trial process reads and synthesizes once.
+    if they fit: a reused trial process reads and synthesizes once. On a CPU the trial processes of a run can share
+    them: then a machine has one copy, whoever made it, and together they may take what all these processes may.
 
     Args:
         site: the site.
@@ -188,6 +218,10 @@ class SiteData:
         fingerprint_bytes: memory that fingerprints may take; by default `FINGERPRINT_SHARE` of this process's share of
             what is free when they are made.
         device_share: this process's share of the device.
+        sharing: with whom to share them, on a CPU; without it they are this object's own.
+
+    Attributes:
+        note: why the fingerprints of the last trial could not be shared; None where they are, or need not be.
     """
 
     def __init__(
@@ -197,11 +231,20 @@ class SiteData:
         *,
         fingerprint_bytes: int | None = None,
         device_share: float = 1.0,
+        sharing: Sharing | None = None,
     ) -> None:
         self.site, self.device = site, torch.device(device)
         self._budget, self._share = fingerprint_bytes, device_share
         self._table: PathTable | None = None
-        self._source: tuple[Hashable, Tensor | PathSamples] | None = None
+        self._source: _Source | None = None
+        self._files: SharedFiles | None = None
+        self._sharers = 1 if sharing is None else sharing.processes
+        self.note: str | None = None
+        if sharing is not None and self.device.type == "cpu":
+            try:
+                self._files = SharedFiles(sharing)
+            except DataError as error:
+                self.note = _not_shared(error)
 
     def prepare(
         self, system: SystemConfiguration, split: Split, *, coordinate_scale_m: float, coordinates: int = 2
@@ -219,7 +262,7 @@ class SiteData:
             DataError: the site's data cannot be read.
         """
         used = self._used(system, split)
-        parts, source = used.parts, self._source_of(system, split.data_seed, used)
+        parts, (_, source, where) = used.parts, self._source_of(system, split.data_seed, used)
         positions, conditions = self._positions(used, coordinates), self._conditions(used, system)
 
         def samples(part: Part) -> EvaluationSet:
@@ -246,7 +289,7 @@ class SiteData:
             bool(parts.held_back.scenes),
             frame,
             condition_names(system.semantics),
-            fingerprints_kept=isinstance(source, Tensor),
+            fingerprints=where,
         )
 
     def channels(self, system: SystemConfiguration, split: Split) -> ChannelData:
@@ -310,29 +353,55 @@ class SiteData:
             self._table = self.site.read_paths({*known, *scenes})
         return self._table
 
-    def _source_of(self, system: SystemConfiguration, data_seed: int, used: _Used) -> Tensor | PathSamples:
+    def _source_of(self, system: SystemConfiguration, data_seed: int, used: _Used) -> _Source:
         """Fingerprints of the used positions in the scenes, or the paths that make them, scene by scene."""
         # Semantics name the labels and do not touch the channels.
-        identity = (
-            system.model_copy(update={"semantics": "none"}),
-            data_seed,
-            tuple(used.scenes),
-            used.positions.tobytes(),
-        )
-        if self._source is None or self._source[0] != identity:
+        system = system.model_copy(update={"semantics": "none"})
+        identity = (system, data_seed, tuple(used.scenes), used.positions.tobytes())
+        if self._source is None or self._source.identity != identity:
             self._source = None  # frees the old tensor before the new one is made
-            samples = self._paths_of(system, data_seed, used)
-            budget = self._budget
-            if budget is None:
-                budget = int(FINGERPRINT_SHARE * self._share * free_memory_bytes(self.device))
-            self._source = (identity, kept_or_made(samples, budget))
-        return self._source[1]
+            self._source = self._made(identity, self._paths_of(system, data_seed, used))
+        elif self._files is not None and isinstance(self._source.samples, PathSamples):
+            # There was no room beside what other trials used then.
+            self._source = self._made(identity, self._source.samples)
+        return self._source
+
+    def _made(self, identity: tuple[SystemConfiguration, int, tuple[int, ...], bytes], paths: PathSamples) -> _Source:
+        """Fingerprints of some paths, where they fit."""
+        if self._files is not None:
+            self.note = None
+            try:
+                shared = shared_or_made(paths, self._files, self._name_of(*identity), self._room_bytes())
+                return _Source(identity, shared, "shared" if isinstance(shared, Tensor) else "per batch")
+            except DataError as error:
+                self.note = _not_shared(error)
+        budget = self._budget
+        if budget is None:
+            budget = int(FINGERPRINT_SHARE * self._share * free_memory_bytes(self.device))
+        kept = kept_or_made(paths, budget)
+        return _Source(identity, kept, "kept" if isinstance(kept, Tensor) else "per batch")
+
+    def _room_bytes(self) -> int:
+        """Memory that shared fingerprints may take: what all processes of this machine may take together."""
+        if self._budget is not None:
+            return self._sharers * self._budget
+        return int(FINGERPRINT_SHARE * free_memory_bytes(self.device))
+
+    def _name_of(self, system: SystemConfiguration, data_seed: int, scenes: tuple[int, ...], positions: bytes) -> str:
+        """What the processes of a run find the same fingerprints by."""
+        content = [system.model_dump(mode="json"), data_seed, scenes, self.site.data_hash]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode() + b"\0" + positions).hexdigest()
 
     def _paths_of(self, system: SystemConfiguration, data_seed: int, used: _Used) -> PathSamples:
         """The paths of the used positions in the scenes, scene by scene."""
         return path_samples(
             used.table, system, data_seed, self.site.carrier_hz, self.device, used.scenes, used.positions
         )
+
+
+def _not_shared(error: DataError) -> str:
+    """A note of one line for the trial's row."""
+    return f"{error.what} ({error.where}), so that each trial needs memory for its own: {error.fix}"
 
 
 def path_samples(

@@ -4,6 +4,7 @@
     Fingerprints     some samples of either kind, indexed like a tensor
     Channels         channel state information of some samples
     kept_or_made     which kind fits the memory
+    shared_or_made   the same for the processes of a machine together
 
 Shapes: R samples of the site that are used, n of one part, P paths, C × M × N fingerprint.
 """
@@ -20,9 +21,18 @@ from torch import Tensor
 from cluster.check import free_machine_bytes
 from study.data.channels import channel_response, strongest_paths
 from study.data.fingerprints import fingerprint, normalize, path_profile, reference_amplitude
+from study.data.shared_fingerprints import SharedFiles
 from study.data.system import SystemConfiguration, fingerprint_shape
 
-__all__ = ["Channels", "Fingerprints", "PathSamples", "free_memory_bytes", "kept_or_made", "synthesize"]
+__all__ = [
+    "Channels",
+    "Fingerprints",
+    "PathSamples",
+    "free_memory_bytes",
+    "kept_or_made",
+    "shared_or_made",
+    "synthesize",
+]
 
 # Samples made at once: on a CPU what a core's cache holds, on a GPU what keeps it busy.
 _CHUNK, _GPU_CHUNK = 128, 4096
@@ -191,6 +201,29 @@ def kept_or_made(samples: PathSamples, budget_bytes: int) -> Tensor | PathSample
     if samples.fingerprint_bytes > budget_bytes:
         return samples
     return samples[torch.arange(len(samples.gain), device=samples.gain.device)]
+
+
+def shared_or_made(samples: PathSamples, files: SharedFiles, name: str, room_bytes: int) -> Tensor | PathSamples:
+    """All fingerprints as one copy for all processes of this machine, or the paths where they do not fit.
+
+    The values are those of `kept_or_made`, bit for bit: they are made of the same chunks.
+
+    Args:
+        samples: the paths, on the CPU.
+        files: of this machine.
+        name: what the processes find them by.
+        room_bytes: memory for the shared fingerprints of all system configurations that are in use.
+
+    Raises:
+        DataError: they cannot be shared.
+    """
+
+    def pieces() -> Iterator[memoryview]:
+        for rows in torch.arange(len(samples.gain)).split(_CHUNK):
+            yield samples[rows].numpy().data
+
+    mapped = files.fetch(name, samples.fingerprint_bytes, pieces, room_bytes)
+    return samples if mapped is None else torch.frombuffer(mapped, dtype=torch.float32).view(samples.shape)
 
 
 def free_memory_bytes(device: torch.device) -> int:

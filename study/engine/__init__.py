@@ -11,9 +11,6 @@ are switched off: nothing is read back from them.
     train_workers   a trial on several Ray Train workers
     orphans         frees what a killed trial leaves behind in Ray
 
-torch is imported by the trial processes alone: the driver has no use for it, and starts a second sooner.
+torch is imported by the trial processes alone: the driver has no use for it, and starts a second sooner. They in turn
+import nothing of `run` and `searcher`, and so this package imports none of its modules.
 """
-
-from study.engine.run import execute
-
-__all__ = ["execute"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from study.allocator import keep_freed_memory
+from study.data.shared_fingerprints import Sharing
 from study.errors import StudyError
 from study.provenance import Provenance
 from study.spec.trial import Trial
@@ -34,6 +35,14 @@ __all__ = [
 ]
 
 
+# A batch is never split: its normalization and its alignment of domains are those of all its samples.
+_NOT_SPLIT = (
+    "the trial does not fit the memory it may use, and a batch in parts would be another one: choose a smaller "
+    "training.batch_size, or let fewer trials share the device (slots, slots_per_gpu or resources_per_worker in the "
+    "cluster file)"
+)
+
+
 @dataclass(frozen=True)
 class Payload:
     """What every trial process gets beside its trial.
@@ -49,6 +58,7 @@ class Payload:
         fingerprint_memory_mb: see `Cluster`.
         device_share: the trial's share of the memory it trains in.
         device_trials: how many trials share its device: the cores of its machine, or its GPU.
+        sharing: with whom to share fingerprints; None: each process keeps its own.
     """
 
     site: str
@@ -61,6 +71,7 @@ class Payload:
     fingerprint_memory_mb: int | None
     device_share: float
     device_trials: int
+    sharing: Sharing | None = None
 
 
 @dataclass
@@ -99,6 +110,7 @@ def open_data(payload: Payload, device: torch.device) -> SiteData:
         device,
         fingerprint_bytes=None if limit_mb is None else limit_mb * 2**20,
         device_share=payload.device_share,
+        sharing=payload.sharing,
     )
 
 
@@ -136,10 +148,11 @@ def state_and_reason(error: Exception) -> tuple[str, str]:
     """The row's state and error of a trial whose own code raised; with a traceback unless it is a mistake to mend."""
     import torch
 
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return "out_of_memory", str(error) or "not enough memory"
-    if isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error):
-        return "out_of_memory", str(error)  # on a CPU torch has no type of its own for it
+    # On a CPU torch has no type of its own for it.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    ):
+        return "out_of_memory", f"{str(error) or 'not enough memory'}; {_NOT_SPLIT}"
     if isinstance(error, StudyError):
         return "failed", str(error)
     return "failed", "".join(traceback.format_exception(error, limit=20))

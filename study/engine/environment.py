@@ -1,10 +1,13 @@
-"""What Ray Tune and Ray Train read from the environment. Imported before them."""
+"""What Ray Tune and Ray Train read from the environment. Imported before them.
+
+Light: every trial process imports it.
+"""
 
 from __future__ import annotations
 
 import os
 
-import study.ray_session  # noqa: F401 - it sets what Ray reads when it is imported
+import study.ray_environment  # noqa: F401 - and what Ray itself reads
 
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints a box even when told to be silent
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +16,13 @@ import study.engine.environment  # noqa: F401 - before Ray
 # isort: split
 
 import ray
-from ray import tune
 
 from cluster.check import Node
 from cluster.model import Cluster
+from study.data.shared_fingerprints import Sharing, remove_run
 from study.data.site import Site
 from study.engine.attempt import Payload
 from study.engine.orphans import remove_orphaned_placement_groups
-from study.engine.searcher import EarlyStopping, Limits, Observe, QueueSearcher, RunStopper
-from study.engine.train_workers import CheckpointFolder, WorkerGroup, train_on_workers
-from study.engine.trial_process import TrialProcess
 from study.observers import RunObserver
 from study.provenance import Provenance
 from study.ray_session import check_shared, check_site, connect, dashboard_url, nodes, wait_for_nodes
@@ -31,10 +31,11 @@ from study.spec.trial import Trial
 from study.storage import is_remote
 from study.store import Store
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Tune, which these need, is loaded while Ray starts
+    from study.engine.train_workers import CheckpointFolder
     from study.running import RunLimit
 
-__all__ = ["execute"]
+__all__ = ["execute", "sharing_of"]
 
 # How often the study looks for what killed Ray Train trials left behind.
 _SWEEP_EVERY_S = 2.0
@@ -84,7 +85,14 @@ def execute(
         ClusterError: the cluster cannot be reached or does not have what the cluster file asks for.
         ResultsError: a trial could not be stored.
     """
-    connected = connect(cluster, source=source)
+    with _loading_meanwhile():
+        connected = connect(cluster, source=source)
+    from ray import tune
+
+    from study.engine.searcher import EarlyStopping, Limits, Observe, QueueSearcher, RunStopper
+    from study.engine.train_workers import CheckpointFolder
+
+    sharing: Sharing | None = None
     try:
         if cluster.dashboard and (url := dashboard_url()) is not None:
             say(f"Ray's dashboard: {url}")
@@ -102,7 +110,8 @@ def execute(
         on_connected(slots)
         if len(machines) > 1:
             check_site(site)
-        payload = _payload(cluster, machines, site, provenance, search_path)
+        sharing = sharing_of(cluster, machines)
+        payload = _payload(cluster, machines, site, provenance, search_path, sharing)
         folder = CheckpointFolder(checkpoints)
         stopper = RunStopper(should_stop)
         # Ray Train's workers notice a hang themselves, and what they wait for is no hang.
@@ -145,10 +154,40 @@ def execute(
     finally:
         if connected:
             ray.shutdown()
+        if sharing is not None:
+            remove_run(sharing)
+
+
+@contextmanager
+def _loading_meanwhile() -> Iterator[None]:
+    """Load Tune and what of this package is made of it, in a second that Ray's start spends waiting for its servers.
+
+    Ray is started by the calling thread: Linux ends its servers with the thread that has started them. A module that
+    cannot be loaded is not heard of here: it is imported again where it is used.
+    """
+
+    def load() -> None:
+        with suppress(Exception):
+            for name in ("searcher", "train_workers", "trial_process"):
+                import_module(f"study.engine.{name}")
+
+    # Both threads need it, and Python's import locks do not mind.
+    import_module("ray._common.usage.usage_lib")
+    thread = threading.Thread(target=load, name="engine")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _trainable(cluster: Cluster, payload: Payload, checkpoints: CheckpointFolder) -> tuple[Any, dict[str, Any]]:
     """What Tune runs, and what it gives to each trial beside the trial itself."""
+    from ray import tune
+
+    from study.engine.train_workers import WorkerGroup, train_on_workers
+    from study.engine.trial_process import TrialProcess
+
     worker = cluster.per_worker
     if not cluster.uses_ray_train:
         return tune.with_resources(TrialProcess, {"cpu": worker.cpu, "gpu": worker.gpu}), {"payload": payload}
@@ -166,7 +205,12 @@ def _trainable(cluster: Cluster, payload: Payload, checkpoints: CheckpointFolder
 
 
 def _payload(
-    cluster: Cluster, machines: Sequence[Node], site: Site, provenance: Provenance, search_path: Sequence[str]
+    cluster: Cluster,
+    machines: Sequence[Node],
+    site: Site,
+    provenance: Provenance,
+    search_path: Sequence[str],
+    sharing: Sharing | None,
 ) -> Payload:
     worker = cluster.per_worker
     return Payload(
@@ -180,7 +224,24 @@ def _payload(
         fingerprint_memory_mb=cluster.fingerprint_memory_mb,
         device_share=_device_share(cluster, machines),
         device_trials=_processes_on_a_device(cluster, machines),
+        sharing=sharing,
     )
+
+
+def sharing_of(cluster: Cluster, machines: Sequence[Node]) -> Sharing | None:
+    """How the processes of a machine share fingerprints; None where each has a GPU, or a machine to itself."""
+    worker, size = cluster.per_worker, cluster.autoscaling
+    if worker.gpu > 0 or cluster.fingerprint_cache == "off":
+        return None
+    to_come = [Node(size.cpus, size.gpus)] if size is not None else []
+    processes = [
+        _processes_on_a_device(cluster, [node]) for node in (*machines, *to_come) if node.cpus >= worker.cpu - 1e-9
+    ]
+    if max(processes, default=1) == 1:
+        return None
+    folder = None if cluster.fingerprint_cache == "auto" else cluster.fingerprint_cache
+    # The memory that a trial may take is multiplied by it: what is right on the smallest machine is safe on all.
+    return Sharing.of_a_new_run(folder, min(processes))
 
 
 def _device_share(cluster: Cluster, machines: Sequence[Node]) -> float:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from study.search import StudyQueue
 from study.spec.expand import Cell
 from study.spec.trial import Trial
 from study.store import Damaged, TrialTables
+
+if TYPE_CHECKING:  # brings Optuna
+    from study.search import StudyQueue
 
 __all__ = ["Observer", "Observers", "RunObserver"]
 

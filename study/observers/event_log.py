@@ -14,16 +14,18 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from study.observers.base import Observer
 from study.observers.record import key_paths
 from study.result_files import DEEPEST, depth, open_plain_file
-from study.search import StudyQueue
 from study.selection import config_value
 from study.spec.expand import Cell
 from study.spec.trial import Trial, canonical_json
 from study.store import Damaged, TrialTables
+
+if TYPE_CHECKING:  # brings Optuna
+    from study.search import StudyQueue
 
 __all__ = ["EventLog", "read_events", "running_trials"]
 

@@ -336,8 +336,14 @@ class Planner:
     # --- memory ---
 
     def memory_mb(self, work: Work, number: int = 0) -> float:
-        """Memory of one trial on a kind of machine: the process's, or that of its GPU. In MiB."""
-        return self._used[number].durations.base_memory_mb(work.key).median + work.data_mb
+        """Memory of one trial on a kind of machine: the process's, or that of its GPU. In MiB.
+
+        Of fingerprints that processes share it is a process's part.
+        """
+        kind = self._used[number]
+        own = work.data_mb - work.fingerprints_mb
+        shared = work.fingerprints_mb / _sharers(kind.machine, self.cluster)
+        return kind.durations.base_memory_mb(work.key).median + own + shared
 
     def memory_problems(self) -> list[str]:
         """Where trials need more memory than there is, in words; empty where all is known to fit."""
@@ -508,11 +514,21 @@ def _on_gpu(cluster: Cluster) -> bool:
 
 
 def _budget_mb(machine: MachineKind, cluster: Cluster) -> float:
-    """Memory in which a process may keep its fingerprints, as it will decide itself; all it needs where unknown."""
+    """Memory in which a process may keep its fingerprints, as it will decide itself; all it needs where unknown.
+
+    Those that share have one copy, in what all of them may take together.
+    """
+    sharers = _sharers(machine, cluster)
     if cluster.fingerprint_memory_mb is not None:
-        return float(cluster.fingerprint_memory_mb)
+        return float(sharers * cluster.fingerprint_memory_mb)
     there = _memory_mb(machine, cluster)
-    return math.inf if there is None else FINGERPRINT_SHARE * there
+    return math.inf if there is None else FINGERPRINT_SHARE * there * sharers
+
+
+def _sharers(machine: MachineKind, cluster: Cluster) -> int:
+    """How many processes have one copy of their fingerprints."""
+    shared = cluster.fingerprint_cache != "off" and not _on_gpu(cluster)
+    return device_of(machine, cluster)[0].trials if shared else 1
 
 
 def _memory_mb(machine: MachineKind, cluster: Cluster) -> float | None:

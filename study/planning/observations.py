@@ -345,7 +345,7 @@ def of_study(store: Store, name: str) -> list[Observation]:
         try:
             config = json.loads(row["config"])
             key = work_key(
-                config, row["train_samples"], kept=row["fingerprints"] == "kept", workers=row["workers"] or 1
+                config, row["train_samples"], kept=row["fingerprints"] != "per batch", workers=row["workers"] or 1
             )
             system = SystemConfiguration.model_validate(config["system"])
             hash(key)  # a list where a word should stand

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +15,17 @@ from typing import Any
 import optuna
 import pytest
 import torch
+import yaml
 from conftest import SMALL_BASE, Result
 
+from cluster.check import Node
 from cluster.model import Cluster
+from study.data.shared_fingerprints import Sharing, shared_folder
 from study.engine.attempt import Parcel, open_data
+from study.engine.run import sharing_of
 from study.engine.searcher import Limits, QueueSearcher, RunStopper
 from study.engine.trial_process import TrialProcess
-from study.errors import DataError
+from study.errors import ClusterError, DataError
 from study.observers import Observer
 from study.provenance import Provenance
 from study.ray_session import connect
@@ -169,6 +177,49 @@ def test_a_trial_that_diverges_is_a_result_and_the_study_goes_on(
     assert "2 trials executed" in retried.out
 
 
+def test_a_trial_process_loads_nothing_that_only_the_driver_needs() -> None:
+    code = (
+        "import sys, study.engine.trial_process\n"
+        "unwanted = {'torch', 'optuna', 'study.engine.run', 'study.engine.searcher', 'study.ray_session'}\n"
+        "print(*unwanted & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_tune_is_loaded_while_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from study.engine import run
+
+    loaded: list[tuple[str, str]] = []
+    started = threading.Event()
+
+    def load(name: str) -> None:
+        if name.startswith("study."):
+            assert started.wait(60)
+            loaded.append((name, threading.current_thread().name))
+
+    monkeypatch.setattr(run, "import_module", load)
+    with run._loading_meanwhile():
+        assert not loaded
+        started.set()
+    assert loaded == [(f"study.engine.{name}", "engine") for name in ("searcher", "train_workers", "trial_process")]
+
+
+def test_what_cannot_be_loaded_while_ray_starts_is_told_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from study.engine import run
+
+    def load(name: str) -> None:
+        if name.startswith("study."):
+            raise ImportError(name)
+
+    monkeypatch.setattr(run, "import_module", load)
+    with run._loading_meanwhile():
+        pass
+    with pytest.raises(ClusterError, match="no Ray"), run._loading_meanwhile():
+        raise ClusterError("no Ray")
+    assert "engine" not in [thread.name for thread in threading.enumerate()]
+
+
 class Process:
     """A trial process without Ray around it, on the small study's site."""
 
@@ -217,6 +268,7 @@ class Process:
         (RuntimeError("broken on purpose"), "failed", "broken on purpose"),
         (MemoryError("too big"), "out_of_memory", "too big"),
         (torch.OutOfMemoryError("no room on the device"), "out_of_memory", "no room"),
+        (torch.OutOfMemoryError("no room on the device"), "out_of_memory", "choose a smaller training.batch_size"),
         (DataError("the site is gone", fix="bring it back"), "failed", "bring it back"),
     ],
 )
@@ -285,6 +337,80 @@ def test_the_cluster_file_limits_the_memory_for_fingerprints(
     display.trial_finished(tables)
     display.trial_finished(tables)
     assert console.export_text().count("made for each batch") == (how == "per batch")
+
+
+def test_fingerprints_that_cannot_be_shared_are_each_trials_own_and_it_is_said_once(
+    write_spec: WriteSpec, tmp_path: Path
+) -> None:
+    from rich.console import Console
+
+    from study.console import RunDisplay
+
+    sharing = Sharing.of_a_new_run(str(tmp_path / "missing"), processes=2)
+    process = Process(write_spec(), "MEAN", sharing=sharing)
+    tables = process.run()
+    assert tables.row["fingerprints"] == "kept"
+    assert str(tmp_path / "missing") in tables.row["notes"]
+    process.process.reset_config(process.config(1))
+    again = process.run()
+    console = Console(record=True, width=500)
+    display = RunDisplay(console, [])
+    for told in (tables, again):
+        display.trial_finished(told)
+    assert console.export_text().count("the fingerprints cannot be shared by trials: No such file or directory") == 1
+
+
+@pytest.mark.usefixtures("running_ray")
+def test_the_trial_processes_of_a_machine_have_one_copy_of_their_fingerprints(
+    cli: Cli, write_spec: WriteSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = write_spec(axes={"method": ["DCNN"]}, references=[], search=[], seeds=4)
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(f"cpus: 2\nslots: 2\nfingerprint_cache: {tmp_path}\n")
+    seen: set[tuple[str, str]] = set()
+
+    def look(*_: object) -> None:
+        """Which processes map which files now."""
+        for maps in Path("/proc").glob("[0-9]*/maps"):
+            with suppress(OSError):
+                seen.update(
+                    (maps.parent.name, line.split()[4])
+                    for line in maps.read_text().splitlines()
+                    if str(shared_folder(str(tmp_path))) in line
+                )
+
+    monkeypatch.setattr("study.console.RunDisplay.trial_finished", look)
+    monkeypatch.setattr("study.console.RunDisplay.trial_progressed", look)
+    assert cli("run", spec, "--results", tmp_path / "results", "--cluster", cluster).code == 0
+    rows = _rows(tmp_path / "results" / "small").values()
+    assert [row["fingerprints"] for row in rows] == ["shared"] * 4
+    assert len({pid for pid, _ in seen}) == 2
+    assert len({inode for _, inode in seen}) == 1
+    assert list(shared_folder(str(tmp_path)).iterdir()) == []
+    # What they find is what a process finds that has its own.
+    key = next(row["key"] for row in rows)
+    assert cli("rerun", key, "--study", tmp_path / "results" / "small").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus", "processes"),
+    [
+        ("{}", [4], 4),
+        ("{}", [1, 4, 2], 1),
+        ("resources_per_trial: {cpu: 2}", [1, 4, 8], 2),  # on the first no trial runs
+        ("slots: 3", [8], 3),
+        ("workers_per_trial: 2", [8], 8),
+        ("{}", [1, 1], None),
+        ("slots: 1", [8], None),
+        ("fingerprint_cache: off", [8], None),
+        ("{gpus: 1, slots_per_gpu: 4}", [8], None),
+    ],
+)
+def test_who_shares_fingerprints(text: str, cpus: list[int], processes: int | None) -> None:
+    """Processes that meet on a CPU; the smallest machine says how much they may take."""
+    cluster = Cluster(**(yaml.safe_load(text.replace("off", "'off'"))))
+    sharing = sharing_of(cluster, [Node(number, 1) for number in cpus])
+    assert (None if sharing is None else sharing.processes) == processes
 
 
 @pytest.mark.parametrize(("share", "caps"), [(0.225, [0.225]), (None, [])])

@@ -157,6 +157,18 @@ def test_a_stopped_study_goes_on(run: Start, folder: Path, undisturbed: dict[str
     assert is_part_of(table(folder), undisturbed)
 
 
+def test_ctrl_c_while_ray_starts_leaves_nothing_behind(run: Start, folder: Path) -> None:
+    driver = run(*FEW)
+    servers = lambda: [command for command in driver.descendants().values() if "gcs_server" in command]  # noqa: E731
+    driver.wait_for(servers, "Ray's first server")
+    driver.interrupt()
+    assert driver.ended() == 130, driver.output()
+    assert "Traceback" not in driver.output()
+    driver.wait_until_gone(driver.descendants)
+    assert files(folder) == {}
+    assert Store(folder).owner() is None
+
+
 def test_a_second_driver_is_told_who_runs_the_study(run: Start, folder: Path, start_command: Start) -> None:
     first = run(*FEW)
     first.wait_for(lambda: files(folder), "a first trial")
