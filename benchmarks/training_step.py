@@ -1,104 +1,123 @@
-"""Samples per second of a training step, per method, against a plain loop in the same run.
+"""What each change of a training step pays: milliseconds of processor time, one thread, random samples.
 
-    python benchmarks/training_step.py [--preset small|paper] [--seconds 3]
+    python benchmarks/training_step.py                              small network, HDA
+    python benchmarks/training_step.py --preset paper --steps 4
+    python benchmarks/training_step.py --methods DCNN TL RDA MDA HDA --variants plain fused
 
-The plain loop is DCNN as it is often published: default memory layout, a DataLoader over CPU tensors, the loss read on
-the host in every step. One thread each, as a trial process has. Figures are ratios to it; the rest depends on the
-machine.
+Each variant runs in a process of its own, as memory settings hold for a process; the variants take turns. They build on
+one another, but for the last two, which are alternatives to ``fused``:
+
+    plain           default memory layout, source and target in separate passes
+    joint           one pass for source and target
+    channels_last   and channels last in memory
+    kept            and freed memory kept by the process
+    fused           and normalization, pooling and ReLU in one pass over the memory: what trials do
+    compiled        ``kept`` with `torch.compile` instead (needs a C++ compiler)
+    bfloat16        ``fused`` with convolutions in bfloat16; imitated where the processor does not have it
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from pathlib import Path
 
-import torch
-from torch.utils.data import DataLoader, TensorDataset
-
-from models.methods import METHODS, LabelledBatch, NetworkShape, UnlabelledBatch, build_method
-from models.settings import BACKBONES
-
-SAMPLES = 2048
+VARIANTS = ("plain", "joint", "channels_last", "kept", "fused", "compiled", "bfloat16")
+_INPUTS = {"small": (1, 16, 32), "paper": (1, 64, 64)}
 
 
-def rate(step: Callable[[], int], seconds: float) -> float:
-    """Source samples per second, after one step to warm up."""
-    step()
-    began, samples = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - began) < seconds:
-        samples += step()
-    return samples / elapsed
+def measure(preset: str, method_name: str, variant: str, batch: int, steps: int) -> dict[str, float]:
+    """Median of a step in this process, the time until the first one is done, and its peak memory."""
+    import resource
 
+    import torch
 
-def plain(shape: NetworkShape, source: LabelledBatch, batch: int) -> Callable[[], int]:
-    method = build_method("DCNN", shape)
-    optimizer = torch.optim.Adam(method.parameters(), lr=1e-3, weight_decay=1e-4)
-    loader = DataLoader(TensorDataset(*source), batch_size=batch, shuffle=True, drop_last=True)
-    batches = iter(loader)
-    history: list[float] = []
+    from models.fused_block import fuse_blocks
+    from models.methods import LabelledBatch, NetworkShape, UnlabelledBatch, build_method
+    from models.precision import set_precision
+    from models.settings import BACKBONES
+    from study.allocator import keep_freed_memory
 
-    def step() -> int:
-        nonlocal batches
-        values = next(batches, None)
-        if values is None:
-            batches = iter(loader)
-            values = next(batches)
-        loss = method.training_loss(LabelledBatch(*values), None, 0.5)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    level = VARIANTS.index(variant)
+    if level >= VARIANTS.index("kept"):
+        keep_freed_memory()
+    fingerprint = _INPUTS[preset]
+    method = build_method(
+        method_name,
+        NetworkShape(fingerprint, conditions=3, backbone=BACKBONES[preset]),
+        batch_statistics="per_domain" if variant == "plain" else "joint",
+    )
+    if level >= VARIANTS.index("channels_last"):
+        method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if variant == "bfloat16":
+        set_precision(method, "bfloat16")
+    if variant in ("fused", "bfloat16"):
+        reason = fuse_blocks(method, torch.bfloat16 if variant == "bfloat16" else torch.float32)
+        if reason is not None:
+            raise SystemExit(f"{variant}: {reason}")
+    loss_of = torch.compile(method.training_loss) if variant == "compiled" else method.training_loss
+    optimizer = torch.optim.Adam(method.parameter_groups(1e-4), lr=1e-3, fused=variant != "plain")
+    source = LabelledBatch(torch.rand(batch, *fingerprint), torch.randn(batch, 2), torch.randint(3, (batch,)))
+    target = UnlabelledBatch(torch.rand(batch, *fingerprint)) if method.reads_target else None
+    taken = []
+    began = time.perf_counter()
+    for number in range(steps + 2):
+        start = time.process_time()
+        loss = loss_of(source, target, 0.5)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        history.append(loss.item())
-        return batch
-
-    return step
-
-
-def ours(
-    name: str, shape: NetworkShape, source: LabelledBatch, target: torch.Tensor, batch: int, device: str
-) -> Callable[[], int]:
-    method = build_method(name, shape).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(method.parameter_groups(1e-4), lr=1e-3, fused=True)
-    source = LabelledBatch(*(values.to(device) for values in source))
-    target = target.to(device)
-    order = torch.randperm(SAMPLES, device=device)
-    position = 0
-
-    def step() -> int:
-        nonlocal position
-        rows = order[position : position + batch]
-        position = (position + batch) % (SAMPLES - batch + 1)
-        unlabelled = UnlabelledBatch(target[rows]) if method.reads_target else None
-        loss = method.training_loss(LabelledBatch(*(values[rows] for values in source)), unlabelled, 0.5)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        return batch
-
-    return step
+        taken.append(time.process_time() - start)
+        if number == 0:
+            first = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"ms": 1e3 * statistics.median(taken[2:]), "first_s": first, "peak_mb": peak}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=list(BACKBONES), default="small")
+    parser.add_argument("--preset", choices=list(_INPUTS), default="small")
+    parser.add_argument("--methods", nargs="+", default=["HDA"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--steps", type=int, default=30, help="measured steps in a turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    fingerprint = (1, 64, 64) if arguments.preset == "paper" else (1, 16, 32)
-    shape = NetworkShape(fingerprint, conditions=3, backbone=BACKBONES[arguments.preset])
-    source = LabelledBatch(torch.rand(SAMPLES, *fingerprint), torch.randn(SAMPLES, 2), torch.randint(3, (SAMPLES,)))
-    target = torch.rand(SAMPLES, *fingerprint)
-    print(f"preset {arguments.preset}, input {fingerprint}, batch {arguments.batch}, torch {torch.__version__}")
-    baseline = rate(plain(shape, source, arguments.batch), arguments.seconds)
-    print(f"{'plain DCNN loop':16} {baseline:10.0f} samples/s   × 1.00")
-    for name in METHODS:
-        found = rate(ours(name, shape, source, target, arguments.batch, arguments.device), arguments.seconds)
-        print(f"{name:16} {found:10.0f} samples/s   × {found / baseline:.2f}")
+    if arguments.one:
+        print(json.dumps(measure(**json.loads(arguments.one))))
+        return
+    print(f"{arguments.preset} network, batch {arguments.batch}, processor time of a step, {arguments.rounds} rounds")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    for method in arguments.methods:
+        found: dict[str, list[dict[str, float]]] = {variant: [] for variant in arguments.variants}
+        for _ in range(arguments.rounds):
+            for variant in arguments.variants:
+                task = {
+                    "preset": arguments.preset,
+                    "method_name": method,
+                    "variant": variant,
+                    "batch": arguments.batch,
+                    "steps": arguments.steps,
+                }
+                command = [sys.executable, __file__, "--one", json.dumps(task)]
+                run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+                found[variant].append(json.loads(run.stdout))
+        base = statistics.median(row["ms"] for row in found[arguments.variants[0]])
+        for variant, rows in found.items():
+            ms = [row["ms"] for row in rows]
+            print(
+                f"{method:5} {variant:14} {statistics.median(ms):8.1f} ms ({min(ms):.1f} – {max(ms):.1f})   "
+                f"× {base / statistics.median(ms):.2f}   first step after {max(r['first_s'] for r in rows):.1f} s, "
+                f"peak {max(r['peak_mb'] for r in rows):.0f} MB"
+            )
 
 
 if __name__ == "__main__":
