@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from watching import peak_memory_mb
 
 from cluster.check import this_machine
 from study.observers import read_events
@@ -33,22 +34,14 @@ _BASE: dict[str, Any] = {
 _TRIALS = {"slots": 500, "nothing": 300, "memory": 5000}
 
 
-def _spec(mode: str, trials: int) -> dict[str, Any]:
+def spec_of(mode: str, trials: int) -> dict[str, Any]:
+    """DCNN trials of about a second (``slots``), or nearest-neighbour look-ups of milliseconds."""
     spec = {"study": mode, "site": "canyon_small", "references": []}
     if mode == "slots":
         training = {"epochs": 40, "batch_size": 128}
         return {**spec, "base": {**_BASE, "training": training, "method": "DCNN"}, "seeds": trials}
     axes = {"method": ["KNN"], "objective.neighbours": list(range(1, trials + 1))}
     return {**spec, "base": _BASE, "axes": axes, "seeds": 1}
-
-
-def _peak_mb(pid: int) -> float:
-    """Peak resident memory of a process so far; 0 when it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def main() -> None:
@@ -59,7 +52,7 @@ def main() -> None:
     trials = arguments.trials or _TRIALS[arguments.mode]
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        (folder / "spec.yaml").write_text(yaml.safe_dump(_spec(arguments.mode, trials)))
+        (folder / "spec.yaml").write_text(yaml.safe_dump(spec_of(arguments.mode, trials)))
         began = time.perf_counter()
         driver = subprocess.Popen(
             [sys.executable, "-m", "study", "run", folder / "spec.yaml", "--results", folder], stdout=subprocess.DEVNULL
@@ -67,7 +60,7 @@ def main() -> None:
         peak, marks, finished = 0.0, {}, 0
         while driver.poll() is None:
             time.sleep(1)
-            peak = max(peak, _peak_mb(driver.pid))
+            peak = max(peak, peak_memory_mb(driver.pid))
             finished = len(list((folder / arguments.mode / "trials").glob("*.parquet")))
             for mark in (trials // 10, trials // 2, trials):
                 if finished >= mark and mark not in marks:

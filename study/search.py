@@ -102,21 +102,24 @@ class StudyQueue:
         storage = _open_journal(journal)
         cells = distinct(expand(spec))
         found = StoredRows([*self.rows.values(), *retried.values()] if spec.search else ())
+        self._tally = tally = _Tally(self.rows)
         self._cells: list[_FixedCell | _SearchedCell] = [
             _FixedCell(cell, spec.seeds, data_hash)
             if cell.search is None
-            else _SearchedCell(cell, cell.search, spec.seeds, spec.select, data_hash, storage, self.rows, epochs, found)
+            else _SearchedCell(
+                cell, cell.search, spec.seeds, spec.select, data_hash, storage, self.rows, epochs, found, tally
+            )
             for cell in cells
         ]
+        for cell in self._cells:
+            if isinstance(cell, _FixedCell):
+                for key in cell.known_keys(self.rows):
+                    tally.add(key, cell.has_stored(key, self.rows))
         self._cells.sort(key=lambda cell: cell.rank)
         self._active = list(self._cells)  # those that may still have a trial to hand out
         self._searches = [cell for cell in self._cells if isinstance(cell, _SearchedCell)]
         self._searched: dict[str, _SearchedCell] = {}  # trial key → the search that proposed it
         self._best: tuple[str, float] | Literal["unknown"] | None = "unknown"
-        # A study may have thousands of cells without a search, and is asked for its progress at every step.
-        fixed = [set(cell.known_keys(self.rows)) for cell in self._cells if isinstance(cell, _FixedCell)]
-        self._fixed_keys: set[str] = set().union(*fixed)
-        self._initial = {key for key in self.rows if key not in self._fixed_keys or _is_whole(self.rows, key)}
 
     def next(self) -> Trial | Work:
         """The next trial to run, which is then expected back in `finish` or `lose`.
@@ -160,7 +163,7 @@ class StudyQueue:
     def finish(self, row: dict[str, Any]) -> None:
         """Take the stored row of a trial that was handed out."""
         self._live.pop(row["key"], None)
-        self._initial.discard(row["key"])
+        self._tally.finished(row["key"])
         self.rows[row["key"]] = row
         self._finished[row["state"]] += 1
         self._best = "unknown"
@@ -179,18 +182,15 @@ class StudyQueue:
 
     def progress(self) -> Progress:
         """Counts as of now. ``wanted`` is an estimate until every searched cell has chosen its winner."""
-        keys = [set(cell.known_keys(self.rows)) for cell in self._searches]
-        known = self._fixed_keys.union(*keys)
+        tally = self._tally
+        repeats: dict[str, bool] = {}  # key → whether it is stored as every search wants it
+        for cell in self._searches:
+            for trial in cell.known_repeats(self.rows):
+                repeats[trial.key] = repeats.get(trial.key, True) and cell.has_stored(trial.key, self.rows)
         # Trials that cells share count once; those that a search has not proposed yet are known by number alone.
-        unknown = sum(cell.expected(self.rows) - len(own) for cell, own in zip(self._searches, keys, strict=True))
-        wanted = len(known) + unknown
-        unfinished = {
-            key
-            for cell, own in zip(self._searches, keys, strict=True)
-            for key in own
-            if not cell.has_stored(key, self.rows)
-        }
-        stored = len(self._initial & known - unfinished)
+        unknown = sum(cell.unknown(self.rows) for cell in self._searches)
+        wanted = len(tally.known) + len(repeats.keys() - tally.known) + unknown
+        stored = tally.stored_with(repeats)
         return Progress(wanted, stored, len(self._live), Counter(self._finished))
 
     def cells(self) -> list[CellProgress]:
@@ -225,6 +225,44 @@ class StudyQueue:
         value, label = min(found, default=(0.0, ""))
         self._best = (label, value) if found else None
         return self._best
+
+
+class _Tally:
+    """The trials that a study is known to want, and those of them that were stored when the run began.
+
+    Counted as they become known: a study of many thousands is asked for its progress after each trial.
+
+    Attributes:
+        known: keys of the trials that cells want, but for the repeats of searches, which change with their leaders.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.known: set[str] = set()
+        self._before = set(rows)  # but for those that have run again
+        self._stored: set[str] = set()
+        self._wanted_again: set[str] = set()  # stopped early, where some cell lets nothing compete
+
+    def add(self, key: str, stored: bool) -> None:
+        """A cell wants a trial, for which what is stored counts or not."""
+        self.known.add(key)
+        if key not in self._before or key in self._wanted_again:
+            return
+        if stored:
+            self._stored.add(key)
+        else:
+            self._wanted_again.add(key)
+            self._stored.discard(key)
+
+    def finished(self, key: str) -> None:
+        """A trial has run now, whatever was stored before."""
+        self._before.discard(key)
+        self._stored.discard(key)
+
+    def stored_with(self, repeats: Mapping[str, bool]) -> int:
+        """How many were stored, with more keys of which each is stored as it is wanted or not."""
+        again = sum(key in self._stored for key, stored in repeats.items() if not stored)
+        more = sum(key in self._before and key not in self.known for key, stored in repeats.items() if stored)
+        return len(self._stored) - again + more
 
 
 class _FixedCell:
@@ -278,16 +316,21 @@ class _SearchedCell:
         rows: Rows,
         epochs: Epochs,
         found: StoredRows,
+        tally: _Tally,
     ) -> None:
         self.cell, self._search, self._seeds, self._select, self._hash = cell, search, seeds, select, data_hash
         self._space = {path: _distribution(domain) for path, domain in search.space.items()}
+        self._tally, self._points = tally, search.points()
         self._candidates: dict[str, _Candidate] = {}  # by canonical values
+        self._keys: set[str] = set()  # of their trials
         self._open: dict[str, _Candidate] = {}  # those of them that Optuna has not been told of
         self._lost: set[str] = set()
+        self._fallen = 0  # candidates whose first trial was stopped early or failed, where that spares the others
         self._exhausted = False
         self._winner: list[Trial] | None = None
-        self._leader: list[Trial] | None = None  # trials of the best by now; None after a candidate has finished
-        self._grid = iter(self._points()) if search.sampler == "grid" else None
+        self._leading: tuple[float, int] = (math.inf, 0)  # the best mean by now, the lower the better, and whose it is
+        self._leader: list[Trial] = []  # trials of that candidate on all seeds
+        self._grid = iter(self._grid_points()) if search.sampler == "grid" else None
         stored = cell.stored_candidates(found, data_hash)
         self._metrics = ("validation_rmse_m", "validation_accuracy") if search.sampler == "nsga2" else (select.column,)
         self._optuna = optuna.create_study(
@@ -333,7 +376,7 @@ class _SearchedCell:
 
     def _propose(self, rows: Rows) -> _Candidate | None:
         """A new candidate, or None when the search has all it asked for."""
-        if len(self._candidates) >= self._search.points() or self._exhausted:
+        if len(self._candidates) >= self._points or self._exhausted:
             return None
         if self._grid is not None:
             for values in self._grid:
@@ -358,8 +401,12 @@ class _SearchedCell:
         return self._add(values, self._optuna.ask(self._space), rows)
 
     def _add(self, values: dict[str, Any], trial: optuna.trial.Trial | None, rows: Rows) -> _Candidate:
-        candidate = _Candidate(values, self.cell.trials(self._search.seeds, self._hash, values), trial)
+        trials = self.cell.trials(self._search.seeds, self._hash, values)
+        candidate = _Candidate(values, trials, trial, number=len(self._candidates))
         self._candidates[canonical(values)] = self._open[canonical(values)] = candidate
+        for key in (item.key for item in trials):
+            self._keys.add(key)
+            self._tally.add(key, self.has_stored(key, rows))
         self._settle(candidate, rows)
         return candidate
 
@@ -424,7 +471,9 @@ class _SearchedCell:
         if not all(self._is_finished(trial, rows) for trial in self._wanted(candidate, rows)):
             return
         del self._open[canonical(candidate.values)]
-        self._leader = None
+        self._lead(candidate, rows)
+        first = rows.get(candidate.trials[0].key)
+        self._fallen += self._search.early_stopping is not None and first is not None and first["state"] != "done"
         if candidate.trial is not None:
             self._tell_optuna(candidate.trial, candidate, rows)
 
@@ -459,41 +508,42 @@ class _SearchedCell:
         )
         return [] if winner is None else self.cell.trials(self._seeds, self._hash, dict(winner.values))
 
-    def _trials_of_the_leader(self, rows: Rows) -> list[Trial]:
-        """Trials on all seeds of the candidate with the best mean so far; cheaper than to choose a winner."""
+    def _lead(self, candidate: _Candidate, rows: Rows) -> None:
+        """Take a finished candidate for the leader if its mean is the best so far; cheaper than to choose a winner."""
+        if not can_win(candidate.trials[0].config, self._select.metric):
+            return
+        mean = candidate.means(rows, (self._select.column,))
         sign = 1 if self._select.direction == "min" else -1
-        means = (
-            (sign * mean[0], candidate)
-            for candidate in self._candidates.values()
-            if can_win(candidate.trials[0].config, self._select.metric)
-            and (mean := candidate.means(rows, (self._select.column,))) is not None
-        )
-        _, leader = min(means, key=lambda item: item[0], default=(0.0, None))
-        return [] if leader is None else self.cell.trials(self._seeds, self._hash, dict(leader.values))
+        if mean is not None and (found := (sign * mean[0], candidate.number)) < self._leading:
+            self._leading = found
+            self._leader = self.cell.trials(self._seeds, self._hash, dict(candidate.values))
 
     # --- counts ---
 
     def expected(self, rows: Rows) -> int:
         tried = len(self._candidates)
-        candidates = tried if self._exhausted else max(tried, self._search.points())
-        spared = 0
-        if self._search.early_stopping is not None and self._search.seeds > 1:
-            firsts = (rows.get(candidate.trials[0].key) for candidate in self._candidates.values())
-            out = sum(row is not None and row["state"] != "done" for row in firsts)
-            spared = out * (self._search.seeds - 1)
+        candidates = tried if self._exhausted else max(tried, self._points)
+        spared = self._fallen * (self._search.seeds - 1)
         return candidates * self._search.seeds - spared + max(0, self._seeds - self._search.seeds)
 
     def has_stored(self, key: str, rows: Rows) -> bool:
         return key in rows if self._search.early_stopping is not None else _is_whole(rows, key)
 
     def known_keys(self, rows: Rows) -> Iterable[str]:
-        found = {trial.key for candidate in self._candidates.values() for trial in candidate.trials}
+        return self._keys.union(trial.key for trial in self.known_repeats(rows))
+
+    def known_repeats(self, rows: Rows) -> list[Trial]:
+        """The trials on all seeds of the winner, which are trials of a candidate in part.
+
+        Until the search has ended, stored repeats belong to the candidate that is best so far, as in the report.
+        """
         if self._winner is not None:
-            return found | {trial.key for trial in self._winner}
-        # Until the search has ended, stored repeats belong to the candidate that is best so far, as in the report.
-        if self._leader is None:
-            self._leader = self._trials_of_the_leader(rows)
-        return found | {trial.key for trial in self._leader if trial.key in rows}
+            return self._winner
+        return [trial for trial in self._leader if trial.key in rows]
+
+    def unknown(self, rows: Rows) -> int:
+        """How many trials it asks for that are known by number alone."""
+        return self.expected(rows) - len(self._keys) - sum(t.key not in self._keys for t in self.known_repeats(rows))
 
     # --- the journal and the store ---
 
@@ -548,7 +598,7 @@ class _SearchedCell:
             self._compete(trial, columns)
         self._tell_optuna(trial, candidate, rows)
 
-    def _points(self) -> list[dict[str, Any]]:
+    def _grid_points(self) -> list[dict[str, Any]]:
         points: list[dict[str, Any]] = [{}]
         for path, domain in self._search.space.items():
             points = [{**point, path: value} for point in points for value in domain.values() or []]
@@ -569,12 +619,14 @@ class _Candidate:
         values: key path → value.
         trials: one for each search seed.
         trial: Optuna's; None for a candidate that was finished before.
+        number: how many came before it.
         seen_epochs: epochs of the first trial that the pruner knows.
     """
 
     values: dict[str, Any]
     trials: list[Trial]
     trial: optuna.trial.Trial | None
+    number: int
     seen_epochs: int = 0
 
     def means(self, rows: Rows, metrics: Iterable[str]) -> list[float] | None:

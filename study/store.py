@@ -39,6 +39,7 @@ from study.result_files import (
     TRIAL_SCHEMA,
     CompactedFile,
     Damaged,
+    Listing,
     checked_rows,
     damage,
     list_files,
@@ -93,8 +94,9 @@ class TrialTables:
     """
 
     row: dict[str, Any]
-    epochs: dict[str, Any] | None = None
-    errors: dict[str, Any] | None = None
+    # No part of its words: Ray puts each result into log lines, and to print arrays takes longer than to store them.
+    epochs: dict[str, Any] | None = field(default=None, repr=False)
+    errors: dict[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -296,9 +298,10 @@ class Store:
         tables: list[pa.Table] = []
         damaged: list[Damaged] = []
         merged: dict[Path, list[str]] = {}
+        listing = list_files(self.folder, "trials")
         for key in dict.fromkeys(filter(valid_key, keys)):
             # A remote folder's files are fetched one by one; and a file that has just gone is looked for again.
-            generation = None if self.remote is not None else self._generation(key)
+            generation = None if self.remote is not None else self._generation(key, listing)
             if generation is not None:
                 merged.setdefault(self.folder / kind / generation.name, []).append(key)
                 continue
@@ -413,12 +416,17 @@ class Store:
             raise ValueError("the file's name is not the key of its row")
         return row
 
-    def _generation(self, key: str) -> Path | None:
-        """The compacted trials that a key's row is in; None when it has a file of its own, or is not stored."""
+    def _generation(self, key: str, listing: Listing | None = None) -> Path | None:
+        """The compacted trials that a key's row is in; None when it has a file of its own, or is not stored.
+
+        Args:
+            key: the trial's key.
+            listing: of the folder's trials, for many keys; it may be a little old, and then None says less.
+        """
         path = self.folder / "trials" / f"{key}.parquet"
         if path.exists() or path.is_symlink():
             return None
-        listing = list_files(self.folder, "trials")
+        listing = listing or list_files(self.folder, "trials")
         for number in sorted(listing.compacted, reverse=True):
             with suppress(*READ_ERRORS):
                 if self._compacted(listing.compacted[number], "trials").holds(key):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -306,3 +307,66 @@ def test_every_candidate_is_found_again_whatever_else_its_values_change(space: d
     assert cell.search is not None
     assert len(cell.stored_candidates(rows.values(), "hash")) == cell.search.points()
     assert _run(spec, rows) == []
+
+
+@pytest.mark.parametrize("search", [None, GRID, TPE], ids=["no search", "grid", "tpe"])
+@settings(max_examples=15)
+@given(st.randoms(use_true_random=False))
+def test_the_progress_is_what_the_cells_count(search: dict[str, Any] | None, randomness: random.Random) -> None:
+    """It is counted as trials become known and finish; the cells are counted anew each time."""
+    spec = _spec(search)
+    rows = {trial.key: _row(trial, randomness.choice(["done", "failed", "pruned"])) for trial in _run(spec)}
+    stored = dict(randomness.sample(sorted(rows.items()), randomness.randrange(len(rows) + 1)))
+    queue = StudyQueue(spec, "hash", stored)
+    while True:
+        progress, cells = queue.progress(), queue.cells()
+        assert progress.wanted == sum(cell.wanted for cell in cells)
+        assert progress.stored + sum(progress.finished.values()) == sum(cell.stored for cell in cells)
+        if not isinstance(trial := queue.next(), Trial):
+            break
+        queue.finish(_row(trial, randomness.choice(["done", "failed"])))
+
+
+def _calls_of(work: Callable[[], object]) -> int:
+    """How many functions run; what a generator or a comprehension does for each item counts, too."""
+    count = 0
+
+    def called(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(called)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def _calls_per_finished_trial(spec: StudySpec) -> list[int]:
+    queue, calls = StudyQueue(spec, "hash", {}), []
+    while isinstance(trial := queue.next(), Trial):
+        row = _row(trial)
+
+        def finish(row: dict[str, Any] = row) -> None:
+            queue.finish(row)
+            queue.progress()
+
+        calls.append(_calls_of(finish))
+    return calls
+
+
+def test_a_finished_candidate_costs_the_same_in_a_large_search() -> None:
+    small, large = (
+        _calls_per_finished_trial(
+            _spec(
+                {"when": {}, "space": {"objective.lambda": {"grid": [0.0, 1.0, 1 / points]}}},
+                axes={"method": ["MDA"]},
+                references=[],
+                seeds=1,
+            )
+        )
+        for points in (10, 200)
+    )
+    # A call for each candidate of the search would be thousands.
+    assert sum(large[-20:]) / 20 < 1.2 * sum(small) / len(small) + 20

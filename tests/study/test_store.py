@@ -20,6 +20,7 @@ import pytest
 
 from study.errors import ResultsError
 from study.locking import LockTimes
+from study.result_files import list_files
 from study.store import EPOCH_SCHEMA, ERROR_SCHEMA, TRIAL_SCHEMA, Damaged, Owner, Store, TrialTables
 
 KEY, OTHER, THIRD = "0123456789abcdef", "fedcba9876543210", "8888888888888888"
@@ -40,6 +41,32 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     row = stored.rows["0123456789abcdef"]
     assert (row["test_rmse_m"], row["test_recall"], row["classes"]) == (1.5, [0.5, 1.0], ["LOS", "NLOS"])
     assert set(row) == set(TRIAL_SCHEMA.names)
+
+
+def test_what_a_trial_leaves_is_not_printed_value_by_value() -> None:
+    """Ray puts the results of every trial into log lines."""
+
+    def words(samples: int) -> str:
+        return repr(TrialTables({"key": "0" * 16}, {"epoch": [1] * samples}, {"error_m": [0.5] * samples}))
+
+    assert words(900) == words(1)
+
+
+def test_many_trials_are_read_with_one_look_at_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder where some trials are merged and others are not: looking for each of them anew takes long."""
+    store = Store(tmp_path)
+    keys = [f"{number:016x}" for number in range(40)]
+    for key in keys[:20]:
+        store.write(_tables(key))
+    store.compact()
+    for key in keys[20:]:
+        store.write(_tables(key))
+    looks = []
+    monkeypatch.setattr("study.store.list_files", lambda *place: looks.append(place) or list_files(*place))
+    table, damaged = Store(tmp_path).read_many("errors", keys, ["error_m"])
+    assert sorted(table["key"].to_pylist()) == keys
+    assert not damaged
+    assert len(looks) == 1
 
 
 def test_documented_columns_are_the_columns() -> None:
