@@ -30,6 +30,7 @@ from study.data.dataset import EvaluationSet, Frame, TrainingData
 from study.data.synthesis import Fingerprints
 from study.errors import ResultsError, StudyError
 from study.metrics import Predictions, accuracy, rmse_m
+from study.optimizers import SGD, Adam
 from study.spec.trial import TrainingSettings
 from study.steps import CapturedStep, EagerStep, Step, can_be_captured
 
@@ -438,8 +439,8 @@ def _copied(value: Any) -> Any:
 def _optimizer(method: Method, settings: TrainingSettings) -> torch.optim.Optimizer:
     groups = method.parameter_groups(settings.weight_decay)
     if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=settings.learning_rate, betas=(settings.momentum, 0.999), fused=True)
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, fused=True)
+        return Adam(groups, lr=settings.learning_rate, betas=(settings.momentum, 0.999), fused=True)
+    return SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, fused=True)
 
 
 def _schedule(
