@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from models.backbone import FeatureExtractor
 
@@ -46,7 +46,8 @@ class Unavailable(Exception):  # noqa: N818 - no failure: the layers do the same
 def fuse_blocks(network: nn.Module, dtype: torch.dtype = torch.float32) -> str | None:
     """Let every `FeatureExtractor` of a network on a CPU run its blocks fused, where that is possible.
 
-    Weights, buffers and the keys of ``state_dict`` stay as they are. A subclass of `FeatureExtractor` is left alone.
+    Weights, buffers and the keys of ``state_dict`` stay as they are. A subclass of `FeatureExtractor` is left alone, and
+    so is one with other layers or with hooks.
 
     Args:
         network: what is trained, on one thread: the fused blocks use no second one.
@@ -62,22 +63,38 @@ def fuse_blocks(network: nn.Module, dtype: torch.dtype = torch.float32) -> str |
     except Unavailable as reason:
         return str(reason)
     for module in network.modules():
-        if type(module) is FeatureExtractor:
+        if type(module) is FeatureExtractor and _is_plain(module):
             # A new class and no new module: the parameters, also those that an optimizer holds, are the same objects.
             module.__class__ = FusedExtractor
     return None
+
+
+def _is_plain(extractor: FeatureExtractor) -> bool:
+    """Whether its layers are those that the blocks compute, and nobody listens to them."""
+    *layers, last = extractor
+    plain = len(layers) % 4 == 0 and type(last) is nn.Flatten
+    for number, layer in enumerate(layers):
+        plain = plain and type(layer) is (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU)[number % 4]
+        plain = plain and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+        if isinstance(layer, nn.BatchNorm2d):
+            plain = plain and layer.affine and layer.track_running_stats and layer.momentum is not None
+        if isinstance(layer, nn.MaxPool2d):
+            sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
+            plain = plain and sizes == (2, 2, 0, 1, False)
+    return plain
 
 
 class FusedExtractor(FeatureExtractor):
     """Θ1 whose blocks are fused. [B, C, M, N] → ω [B, F]."""
 
     def _run(self, fingerprint: Tensor) -> Tensor:
+        norms = [layer for layer in self if isinstance(layer, nn.BatchNorm2d)]
         # What the blocks have no gradient for, or no numbers.
-        if (torch.is_grad_enabled() and not self.training) or fingerprint.dtype != torch.float32:
+        fixed = not all(norm.training for norm in norms)
+        if (torch.is_grad_enabled() and fixed) or fingerprint.dtype != torch.float32:
             return super()._run(fingerprint)
-        x, layers = fingerprint, list(self)
-        for convolution, norm in zip(layers[0::4], layers[1::4], strict=False):
-            assert isinstance(norm, nn.BatchNorm2d)
+        x = fingerprint
+        for convolution, norm in zip(list(self)[0::4], norms, strict=False):
             x = _block(convolution(x), norm)
         return x.flatten(1)
 
@@ -86,6 +103,8 @@ def _block(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """BatchNorm2d → MaxPool2d(2) → ReLU. x [B, C, H, W] → [B, C, H // 2, W // 2], both channels_last."""
     x = x.contiguous(memory_format=torch.channels_last)
     if norm.training:
+        if x.numel() <= x.shape[1]:
+            norm(x)  # says that one value has no variance
         y: Tensor = _Block.apply(x, norm.weight, norm.bias, norm)
         return y
     with torch.no_grad():
@@ -111,13 +130,18 @@ class _Block(torch.autograd.Function):
         selected = x.new_empty((batch, height // 2, width // 2, channels))
         choice = torch.empty(selected.shape, dtype=torch.uint8)
         y = _forward(x, scale, bias - mean * scale, selected, choice)
-        ctx.save_for_backward(x, weight, mean, inverse, selected, choice)
+        ctx.save_for_backward(x, weight, bias, mean, inverse, selected, choice)
+        ctx.eps = norm.eps
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inverse, selected, choice = ctx.saved_tensors
+        x, weight, bias, mean, inverse, selected, choice = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient of this gradient is asked for, such as for a penalty on its norm
+            y = _layers(x, weight, bias, ctx.eps)
+            wanted = [item for item, needed in zip((x, weight, bias), ctx.needs_input_grad[:3], strict=True) if needed]
+            found = iter(torch.autograd.grad(y, wanted, grads[0], create_graph=True))
+            return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None)
         batch, channels, height, width = x.shape
         g = grads[0].to(x.dtype).contiguous(memory_format=torch.channels_last)
         sums, products = torch.empty((2, channels), dtype=torch.float64)
@@ -132,6 +156,11 @@ class _Block(torch.autograd.Function):
         factors = (scale.float(), slope.float(), middle, offset.float())
         _call("backward", x.dtype, x, g, choice, batch, height, width, channels, *factors, dx)
         return dx, of_weight.to(weight.dtype), sums.to(weight.dtype), None
+
+
+def _layers(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """What a block computes in training, layer by layer."""
+    return nnf.relu(nnf.max_pool2d(nnf.batch_norm(x, None, None, weight, bias, training=True, eps=eps), 2))
 
 
 def _forward(x: Tensor, scale: Tensor, shift: Tensor, selected: Tensor | None, choice: Tensor | None) -> Tensor:

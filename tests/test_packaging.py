@@ -33,6 +33,7 @@ def test_the_wheel_holds_specs_cluster_files_templates_and_the_site(wheel: Path)
         "cluster/gpu.yaml",
         "cluster/kuberay.yaml",
         "cluster/prices.yaml",
+        "models/fused_block.c",
         "reports/templates/report.html.j2",
         "study/data/sites/canyon_small/site.json",
         "study/data/scenarios/canyon_small.yaml",

@@ -252,6 +252,11 @@ class EarlyStopping(_NotPickled, FIFOScheduler):
         super().__init__()
         self._searcher = searcher
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The next trial that waits: one is in line at most. Ray's own looks through all trials of the study."""
+        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status in ("PENDING", "PAUSED")]
+        return min(waiting, key=lambda trial: (trial.status == "PAUSED", trial.trial_id), default=None)
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP or CONTINUE."""
         behind = self._searcher.falls_behind(trial.trial_id, result)

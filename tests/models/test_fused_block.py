@@ -198,6 +198,64 @@ def test_a_subclass_of_the_extractor_is_left_alone() -> None:
     assert type(own) is Own
 
 
+def test_other_layers_and_listeners_are_left_alone() -> None:
+    """The blocks would compute what the layers no longer say, and nobody would hear of it."""
+
+    def changed(how: str) -> FeatureExtractor:
+        extractor = _extractor(16, 8, 8, 0)
+        if how == "activation":
+            extractor[3] = nn.GELU()
+        elif how == "pooling":
+            extractor[2] = nn.MaxPool2d(3)
+        elif how == "statistics":
+            extractor[1] = nn.BatchNorm2d(16, track_running_stats=False)
+        elif how == "hook":
+            extractor[1].register_forward_hook(lambda *_: None)
+        else:
+            extractor.insert(4, nn.Dropout())
+        return extractor
+
+    for how in ("activation", "pooling", "statistics", "hook", "more"):
+        extractor = changed(how)
+        assert fuse_blocks(extractor) is None
+        assert type(extractor) is FeatureExtractor, how
+
+
+def test_a_normalization_that_is_kept_fixed_in_training_has_its_gradient() -> None:
+    layers = _extractor(16, 8, 8, 6).train()
+    fused = _fused(layers).train()
+    for extractor in (layers, fused):
+        extractor[1].eval()
+    x = torch.rand(4, 2, 8, 8)
+    for extractor in (layers, fused):
+        extractor(x).sum().backward()
+    torch.testing.assert_close(fused.get_parameter("0.weight").grad, layers.get_parameter("0.weight").grad)
+
+
+def test_a_penalty_on_a_gradient_trains_as_with_layers() -> None:
+    """The gradient of a gradient, which methods of a user's own may ask for."""
+    layers = _extractor(16, 8, 8, 7).double()
+    x = torch.rand(6, 16, 8, 8, dtype=torch.float64).float()
+    norm = layers.float()[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    found = []
+    for block in (lambda v: fused_block._block(v, norm.train()), nn.Sequential(norm, nn.MaxPool2d(2), nn.ReLU())):
+        norm.zero_grad()
+        start = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(block(start).square().sum(), start, create_graph=True)
+        slope.square().sum().backward()
+        assert norm.weight.grad is not None
+        assert start.grad is not None
+        found.append((norm.weight.grad.clone(), start.grad))
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+
+
+def test_one_value_has_no_variance() -> None:
+    with pytest.raises(ValueError, match="more than 1 value"):
+        fused_block._block(torch.rand(1, 4, 1, 1), nn.BatchNorm2d(4).train())
+
+
 def test_with_several_threads_the_layers_stay() -> None:
     torch.set_num_threads(2)
     extractor = _extractor(16, 8, 8, 0)
