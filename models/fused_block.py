@@ -46,8 +46,8 @@ class Unavailable(Exception):  # noqa: N818 - no failure: the layers do the same
 def fuse_blocks(network: nn.Module, dtype: torch.dtype = torch.float32) -> str | None:
     """Let every `FeatureExtractor` of a network on a CPU run its blocks fused, where that is possible.
 
-    Weights, buffers and the keys of ``state_dict`` stay as they are. A subclass of `FeatureExtractor` is left alone, and
-    so is one with other layers or with hooks.
+    Weights, buffers and the keys of ``state_dict`` stay as they are. A subclass of `FeatureExtractor` is left alone,
+    and so is one with other layers or with hooks.
 
     Args:
         network: what is trained, on one thread: the fused blocks use no second one.
