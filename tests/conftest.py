@@ -46,6 +46,17 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return call
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As a trial process computes."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 # A study whose trials take a second or less: a handful of scenes, two epochs.
 SMALL_BASE: dict[str, Any] = {
     "system": {"bandwidth_mhz": 100, "subcarriers": 16, "antennas": [4, 4]},

@@ -32,14 +32,7 @@ from ray import tune
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
-from study.engine.attempt import (
-    Parcel,
-    Payload,
-    answer_deadline_s,
-    open_data,
-    pruned_tables,
-    state_and_reason,
-)
+from study.engine.attempt import Parcel, Payload, answer_deadline_s, open_data, pruned_tables, state_and_reason
 from study.engine.orphans import remove_orphaned_placement_groups
 from study.errors import ResultsError, StudyError
 from study.spec.trial import Trial

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import golden
 import pytest
@@ -16,12 +16,7 @@ from models.precision import set_precision
 GOLDEN: dict[str, list[float]] = json.loads(golden.FILE.read_text(encoding="utf-8"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def channels_last(method: Method) -> None:
