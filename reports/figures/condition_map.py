@@ -14,6 +14,7 @@ from reports.figures.common import (
     Missing,
     legend,
     mean_of,
+    mean_words,
     panels,
     predicting,
     shortened,
@@ -87,8 +88,10 @@ def condition_map(results: Results) -> Figure | Missing:
         f"{'the method with self-learned weights' if method == 'HDA' else 'the most accurate method'}, of its seeds "
         f"the one of median accuracy{' in its most accurate configuration' if chosen.configuration else ''}."
     ).replace("%", " %")
-    # With HDA in it, no other method was a candidate.
-    caption += untrained_words(panels(results)[0], "test_accuracy") if method != "HDA" else ""
+    if method != "HDA":  # with HDA in it, no other method was a candidate
+        shown = panels(results)[0]
+        caption += mean_words(cell for cells in shown.values() for cell in cells) if method != "MEAN" else ""
+        caption += untrained_words(shown, "test_accuracy")
     caption += weights_words(results, [method])
     alt = (
         f"Conditions of {len(table)} users in test scene {chosen.scene}, true and predicted by {method}: "
@@ -125,14 +128,16 @@ def _choose(results: Results, methods: Sequence[str]) -> _Scene | None:
 
 
 def _ranked(results: Results, methods: Sequence[str]) -> list[tuple[str, StudyCell]]:
-    """At most one cell of each method, best first."""
+    """At most one cell of each method, best first; MEAN, which answers every sample alike, after all others."""
     best: dict[str, tuple[float, str, StudyCell]] = {}
     for name, cells in panels(results, most=None)[0].items():
         for cell in cells:
             accuracy = mean_of(cell, "test_accuracy")
             if accuracy is not None and (cell.method not in best or accuracy > best[cell.method][0]):
                 best[cell.method] = (accuracy, name, cell)
-    order = sorted(best, key=lambda method: (method != "HDA", -best[method][0], methods.index(method)))
+    order = sorted(
+        best, key=lambda method: (method != "HDA", method == "MEAN", -best[method][0], methods.index(method))
+    )
     return [best[method][1:] for method in order]
 
 
