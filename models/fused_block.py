@@ -2,8 +2,9 @@
 
 Convolutions run near the processor's peak. What follows them is bound by memory: batch normalization, pooling and ReLU
 each read and write arrays of up to hundreds of megabytes. `fused_block.c` reads a convolution's output twice forward
-(statistics; normalize, pool and rectify) and once backward. It is compiled when it is first needed, for the machine it
-runs on, which takes half a second.
+(statistics; normalize, pool and rectify) and once backward; the first block, whose convolution is the cheapest and has
+the largest output, does not even keep that output. It is compiled when it is first needed, for the machine it runs on,
+which takes a few seconds, and kept in the user's cache folder.
 
 What it computes is what the layers compute, up to the order of additions. Where it cannot be used the layers are, and
 `fuse_blocks` says why.
@@ -15,11 +16,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
+import math
 import os
+import platform
 import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +41,8 @@ _SOURCE = Path(__file__).with_suffix(".c")
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
 _COMPILE_LIMIT_S = 60
+_LANES = 16  # as in the C source, like the next
+_MOST_TAPS = 64
 _TYPES = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
 
 
@@ -93,8 +100,10 @@ class FusedExtractor(FeatureExtractor):
         fixed = not all(norm.training for norm in norms)
         if (torch.is_grad_enabled() and fixed) or fingerprint.dtype != torch.float32:
             return super()._run(fingerprint)
-        x = fingerprint
-        for convolution, norm in zip(list(self)[0::4], norms, strict=False):
+        x, convolutions = fingerprint, [layer for layer in self if isinstance(layer, nn.Conv2d)]
+        if _is_first(convolutions[0], fingerprint):
+            x = _first_block(fingerprint, convolutions.pop(0), norms.pop(0), self.autocast_dtype or torch.float32)
+        for convolution, norm in zip(convolutions, norms, strict=False):
             x = _block(convolution(x), norm)
         return x.flatten(1)
 
@@ -121,11 +130,9 @@ class _Block(torch.autograd.Function):
         count = batch * height * width
         mean, squares = torch.empty((2, channels), dtype=torch.float64)
         _call("statistics", x.dtype, x, count, channels, mean, squares)
-        # Batch normalization keeps the unbiased variance, and normalizes with the biased one.
-        for running, seen in ((norm.running_mean, mean), (norm.running_var, squares / (count - 1))):
-            running.lerp_(seen.to(running.dtype), norm.momentum)  # type: ignore[union-attr,arg-type]
-        norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-        inverse = (squares / count + norm.eps).rsqrt()
+        variance = squares / count
+        _remember(norm, mean, variance, count)
+        inverse = (variance + norm.eps).rsqrt()
         scale = weight * inverse
         selected = x.new_empty((batch, height // 2, width // 2, channels))
         choice = torch.empty(selected.shape, dtype=torch.uint8)
@@ -156,6 +163,148 @@ class _Block(torch.autograd.Function):
         factors = (scale.float(), slope.float(), middle, offset.float())
         _call("backward", x.dtype, x, g, choice, batch, height, width, channels, *factors, dx)
         return dx, of_weight.to(weight.dtype), sums.to(weight.dtype), None
+
+
+# ------------------------------------------------------------------------------------------------- the first block
+
+
+def _is_first(convolution: nn.Conv2d, x: Tensor) -> bool:
+    """Whether `_first_block` can compute a block: its input is one plane, and nobody asks for that one's gradient."""
+    return (
+        convolution.in_channels == 1
+        and convolution.bias is not None
+        and (convolution.stride, convolution.dilation) == ((1, 1), (1, 1))
+        and convolution.padding_mode == "zeros"
+        and convolution.padding in ("same", (0, 0))
+        and math.prod(convolution.kernel_size) <= _MOST_TAPS
+        and not x.requires_grad
+    )
+
+
+def _first_block(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype) -> Tensor:
+    """Conv2d → BatchNorm2d → MaxPool2d(2) → ReLU of one plane. x [B, 1, M, N] → [B, C, H // 2, W // 2].
+
+    Its convolution is cheap and has the largest output of the network. That output is kept nowhere: each time it is
+    needed it is computed again, next to what needs it. Its statistics follow from those of the input: with m the mean
+    and Σ the covariance of what the taps of the kernel see, a channel with weights w has the mean w · m and the
+    variance wᵀ Σ w. The same Σ gives the part of the gradient that goes through mean and variance.
+    """
+    weight, bias = convolution.weight, convolution.bias
+    assert bias is not None
+    if convolution.padding == "same":
+        margins = [(size - 1) // 2 for size in convolution.kernel_size]
+        (up, left), (down, right) = (
+            margins,
+            [size - 1 - margin for size, margin in zip(convolution.kernel_size, margins, strict=True)],
+        )
+        x = nnf.pad(x, (left, right, up, down))
+    if norm.training:
+        y: Tensor = _FirstBlock.apply(x, weight, bias, norm.weight, norm.bias, norm, dtype)
+        return y
+    with torch.no_grad():
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias + (bias - norm.running_mean) * scale
+        return _first_forward(x.contiguous(), weight, scale, shift, dtype)
+
+
+class _FirstBlock(torch.autograd.Function):
+    """The first block in training, on an input with its margin."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, norm: nn.BatchNorm2d,
+        dtype: torch.dtype,
+    ) -> Tensor:  # fmt: skip
+        batch, _, rows, columns = x.shape
+        channels, _, high, wide = weight.shape
+        count, taps = batch * math.prod(_places(x, weight)), high * wide
+        # Around zero no digits are lost to a mean that the normalization takes away again.
+        centre = x.mean()
+        x = x - centre
+        sums, products, work = _doubles(taps), _doubles(taps, taps), _doubles(rows * wide)
+        _call("first_moments", dtype, x, batch, rows, columns, high, wide, sums, products, work)
+        seen = sums / count
+        covariance = products / count - torch.outer(seen, seen)
+        w = weight.reshape(channels, taps).double()
+        mean, variance = w @ seen, ((w @ covariance) * w).sum(1).clamp_min(0)
+        _remember(norm, mean + w.sum(1) * centre + bias, variance, count)
+        inverse = (variance + norm.eps).rsqrt()
+        scale = gamma * inverse
+        choice = torch.empty(_pooled(x, weight), dtype=torch.uint8)
+        y = _first_forward(x, weight, scale, beta - mean * scale, dtype, choice)
+        ctx.save_for_backward(x, weight, bias, gamma, beta, seen, covariance, inverse, choice)
+        ctx.eps = norm.eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, gamma, beta, seen, covariance, inverse, choice = ctx.saved_tensors
+        if torch.is_grad_enabled():  # as in a block: the gradient of this gradient is asked for
+            parameters = [weight, bias, gamma, beta]
+            y = _layers(nnf.conv2d(x, weight, bias), gamma, beta, ctx.eps)
+            wanted = [item for item, needed in zip(parameters, ctx.needs_input_grad[1:5], strict=True) if needed]
+            found = iter(torch.autograd.grad(y, wanted, grads[0].to(y.dtype), create_graph=True))
+            return (None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:5]), None, None)
+        batch, _, rows, columns = x.shape
+        channels, _, high, wide = weight.shape
+        taps = high * wide
+        g = grads[0].contiguous(memory_format=torch.channels_last)
+        chosen, sums = _doubles(taps, channels), _doubles(channels)
+        _call("first_backward", g.dtype, x, g, choice, batch, rows, columns, high, wide, channels, chosen, sums)
+        w = weight.reshape(channels, taps).double()
+        # Σ g · (x − mean) over what was chosen, from what its taps saw.
+        products = (w * (chosen.T - torch.outer(sums, seen))).sum(1)
+        scale, of_gamma = gamma * inverse, products * inverse
+        # As in a block, times what each tap saw, summed over all places.
+        through_variance = (scale * inverse * of_gamma)[:, None] * (w @ covariance)
+        of_weight = scale[:, None] * (chosen.T - torch.outer(sums, seen)) - through_variance
+        # A bias before a normalization has no effect.
+        return (
+            None, of_weight.view(weight.shape).to(weight.dtype), torch.zeros_like(bias), of_gamma.to(gamma.dtype),
+            sums.to(beta.dtype), None, None,
+        )  # fmt: skip
+
+
+def _first_forward(
+    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype, choice: Tensor | None = None
+) -> Tensor:
+    """The first block for a known scale and shift, [B, C, H // 2, W // 2]; writes ``choice`` if there is one."""
+    batch, _, rows, columns = x.shape
+    channels, _, high, wide = weight.shape
+    padded = -(-channels // _LANES) * _LANES
+    weights = torch.zeros(high * wide, padded)
+    weights[:, :channels] = weight.reshape(channels, high * wide).T
+    y = torch.empty(_pooled(x, weight), dtype=dtype).permute(0, 3, 1, 2)
+    sizes = (batch, rows, columns, high, wide, channels, padded)
+    _call("first_forward", dtype, x, *sizes, weights, scale.float(), shift.float(), y, choice)
+    return y
+
+
+def _places(x: Tensor, weight: Tensor) -> tuple[int, int]:
+    """Rows and columns of the output of a convolution without a margin: (H, W)."""
+    return x.shape[2] - weight.shape[2] + 1, x.shape[3] - weight.shape[3] + 1
+
+
+def _pooled(x: Tensor, weight: Tensor) -> tuple[int, int, int, int]:
+    """Shape of the output of the first block in memory: (B, H // 2, W // 2, C)."""
+    height, width = _places(x, weight)
+    return x.shape[0], height // 2, width // 2, weight.shape[0]
+
+
+def _doubles(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float64)
+
+
+# ------------------------------------------------------------------------------------------------- both
+
+
+def _remember(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Keep the statistics of a batch for prediction: with the unbiased variance, while the biased one normalizes."""
+    for running, seen in ((norm.running_mean, mean), (norm.running_var, variance * (count / (count - 1)))):
+        running.lerp_(seen.to(running.dtype), norm.momentum)  # type: ignore[union-attr,arg-type]
+    norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
 
 
 def _layers(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -199,14 +348,55 @@ def _compiled(dtype: torch.dtype) -> ctypes.CDLL | str:
     names = [os.environ["CC"]] if os.environ.get("CC") else [name for name in _COMPILERS if shutil.which(name)]
     if not names:
         return f"there is no C compiler ({', '.join(_COMPILERS)})"
-    with tempfile.TemporaryDirectory(prefix="study-") as folder:
-        library = Path(folder) / "fused_block.so"
-        command = [*shlex.split(names[0]), *_FLAGS, *_TYPES[dtype], str(_SOURCE), "-o", str(library)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_COMPILE_LIMIT_S)
-            return ctypes.CDLL(str(library))
-        except subprocess.CalledProcessError as error:
-            words = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[0]
-            return f"the C compiler {names[0]} failed: {words}"
-        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-            return f"what the C compiler {names[0]} made cannot be used: {error}"
+    try:
+        command = [*shlex.split(names[0]), *_FLAGS, *_TYPES[dtype]]
+        kept = _kept(command)
+        if kept is not None and kept.exists():
+            try:
+                return ctypes.CDLL(str(kept))
+            except OSError:
+                pass  # damaged: made again
+        with tempfile.TemporaryDirectory(prefix="study-", dir=None if kept is None else kept.parent) as folder:
+            library = Path(folder) / "fused_block.so"
+            subprocess.run(
+                [*command, str(_SOURCE), "-o", str(library)],
+                check=True, capture_output=True, text=True, timeout=_COMPILE_LIMIT_S,
+            )  # fmt: skip
+            found = ctypes.CDLL(str(library))
+            if kept is not None:
+                library.replace(kept)
+            return found
+    except subprocess.CalledProcessError as error:
+        words = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[0]
+        return f"the C compiler {names[0]} failed: {words}"
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return f"what the C compiler {names[0]} made cannot be used: {error}"
+
+
+def _kept(command: Sequence[str]) -> Path | None:
+    """Where what a compiler makes on such a machine is kept for other processes; None if nowhere.
+
+    It is code that will be run: only a folder that nobody else may write to will do.
+    """
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "study"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        seen = folder.stat()
+        if seen.st_uid != os.getuid() or seen.st_mode & 0o022 or not os.access(folder, os.W_OK):
+            return None
+        compiler = Path(shutil.which(command[0]) or command[0]).resolve()
+        program = compiler.stat()
+        made_of = (*command, compiler, program.st_size, program.st_mtime_ns, _SOURCE.read_text(), *_processor())
+    except (OSError, RuntimeError):  # no home
+        return None
+    return folder / f"fused_block-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
+
+
+def _processor() -> list[str]:
+    """What the processor is called and can do: folders may be shared by machines that differ in it."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        first = ""
+    names = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU")
+    return [platform.machine(), platform.processor(), *(line for line in first.splitlines() if line.startswith(names))]

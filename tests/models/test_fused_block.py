@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import golden
 import pytest
@@ -19,7 +20,7 @@ from models import fused_block
 from models.backbone import FeatureExtractor
 from models.fused_block import FusedExtractor, fuse_blocks
 from models.methods import METHODS, Method, NetworkShape, build_method
-from models.settings import BACKBONES
+from models.settings import BACKBONES, Backbone
 
 # A backbone of one block: what is compared is one block, and not how four of them enlarge a rounding.
 ONE_BLOCK = replace(BACKBONES["small"], channels=(16,), kernels=(3,))
@@ -28,10 +29,12 @@ ONE_BLOCK = replace(BACKBONES["small"], channels=(16,), kernels=(3,))
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def _extractor(channels: int, rows: int, columns: int, seed: int) -> FeatureExtractor:
+def _extractor(
+    channels: int, rows: int, columns: int, seed: int, *, planes: int = 2, backbone: Backbone = ONE_BLOCK
+) -> FeatureExtractor:
     """One block with weights, biases and scales of both signs."""
     torch.manual_seed(seed)
-    extractor = FeatureExtractor(replace(ONE_BLOCK, channels=(channels,)), (2, rows, columns))
+    extractor = FeatureExtractor(replace(backbone, channels=(channels,)), (planes, rows, columns))
     norm = extractor[1]
     assert isinstance(norm, nn.BatchNorm2d)
     nn.init.normal_(norm.weight)
@@ -47,15 +50,19 @@ def _fused(extractor: FeatureExtractor) -> FusedExtractor:
 
 
 def _step(extractor: FeatureExtractor, x: Tensor) -> dict[str, Tensor]:
-    """Output, gradients and running statistics of one step whose loss weighs every output differently."""
-    x = x.clone().requires_grad_()
+    """Output, gradients and running statistics of one step whose loss weighs every output differently.
+
+    The gradient of the input is among them if there are several planes: with one, the first block has none.
+    """
+    x = x.clone().requires_grad_(x.shape[1] > 1)
     omega = extractor.train()(x)
     # The same numbers in each type, with signs that change all the time: sums of them stay small on the way, so that
     # what a sum has lost to rounding is small beside it.
     weight = torch.arange(omega.numel(), dtype=torch.float64).mul(1.7).sin().float().to(omega.dtype).view_as(omega)
     (omega * weight).sum().backward()
-    assert x.grad is not None
-    found = {"omega": omega.detach(), "x": x.grad, **dict(extractor.named_buffers())}
+    found = {"omega": omega.detach(), **dict(extractor.named_buffers())}
+    if x.grad is not None:
+        found["x"] = x.grad
     return found | {name: p.grad for name, p in extractor.named_parameters() if p.grad is not None}
 
 
@@ -70,7 +77,30 @@ def _step(extractor: FeatureExtractor, x: Tensor) -> dict[str, Tensor]:
 def test_a_block_computes_what_its_layers_do(samples: int, rows: int, columns: int, channels: int, seed: int) -> None:
     """Against float64, the fused block is as near as the layers are, odd rows, columns and channels included."""
     layers = _extractor(channels, rows, columns, seed)
-    x = torch.rand(samples, 2, rows, columns)
+    _is_as_near_as_the_layers(layers, torch.rand(samples, 2, rows, columns))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    samples=st.integers(2, 9),
+    rows=st.integers(7, 12),
+    columns=st.integers(7, 19),
+    channels=st.sampled_from([1, 7, 16, 33]),
+    kernel=st.integers(1, 6),
+    padding=st.sampled_from(["same", "valid"]),
+    mean=st.sampled_from([0.0, -1.0, 100.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_the_first_block_computes_what_its_layers_do(
+    samples: int, rows: int, columns: int, channels: int, kernel: int, padding: Any, mean: float, seed: int
+) -> None:
+    """Of one plane, which is computed together with its convolution."""
+    backbone = replace(ONE_BLOCK, kernels=(kernel,), padding=padding)
+    layers = _extractor(channels, rows, columns, seed, planes=1, backbone=backbone)
+    _is_as_near_as_the_layers(layers, mean + torch.rand(samples, 1, rows, columns))
+
+
+def _is_as_near_as_the_layers(layers: FeatureExtractor, x: Tensor) -> None:
     exact = _step(copy.deepcopy(layers).double(), x.double())
     fused, plain = _step(_fused(layers), x), _step(copy.deepcopy(layers), x)
     assert fused.keys() == plain.keys() == exact.keys()
@@ -82,9 +112,10 @@ def test_a_block_computes_what_its_layers_do(samples: int, rows: int, columns: i
         assert error <= allowed, f"{name}: {error:g}, the layers {allowed:g}"
 
 
-def test_prediction_is_that_of_the_layers() -> None:
-    layers = _extractor(16, 9, 8, 0)
-    x = torch.rand(6, 2, 9, 8)
+@pytest.mark.parametrize("planes", [1, 2])
+def test_prediction_is_that_of_the_layers(planes: int) -> None:
+    layers = _extractor(16, 9, 8, 0, planes=planes)
+    x = torch.rand(6, planes, 9, 8)
     _step(layers, x)
     fused = _fused(layers)
     with torch.no_grad():
@@ -100,15 +131,16 @@ def test_a_gradient_in_evaluation_mode_is_that_of_the_layers() -> None:
     torch.testing.assert_close(torch.autograd.grad(fused(x).sum(), x)[0], expected)
 
 
+@pytest.mark.parametrize("planes", [1, 2])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_no_number_stays_none(bad: float) -> None:
-    fused = _fused(_extractor(16, 8, 8, 2))
-    x = torch.rand(4, 2, 8, 8)
+def test_what_is_no_number_stays_none(bad: float, planes: int) -> None:
+    fused = _fused(_extractor(16, 8, 8, 2, planes=planes))
+    x = torch.rand(4, planes, 8, 8)
     x[1, 0, 3, 3] = bad
     assert fused.train()(x).isnan().any()
     with torch.no_grad():
         fused.get_parameter("0.weight")[0] = bad
-        assert not fused.eval()(torch.rand(4, 2, 8, 8)).isfinite().all()
+        assert not fused.eval()(torch.rand(4, planes, 8, 8)).isfinite().all()
 
 
 def test_a_large_mean_costs_no_digits() -> None:
@@ -124,8 +156,9 @@ def test_a_large_mean_costs_no_digits() -> None:
     torch.testing.assert_close(norm.running_var - 0.9, 0.1 * exact.float(), rtol=0.01, atol=1e-6)
 
 
-def test_the_same_input_gives_the_same_bits() -> None:
-    layers, x = _extractor(16, 9, 9, 4), torch.rand(8, 2, 9, 9)
+@pytest.mark.parametrize("planes", [1, 2])
+def test_the_same_input_gives_the_same_bits(planes: int) -> None:
+    layers, x = _extractor(16, 9, 9, 4, planes=planes), torch.rand(8, planes, 9, 9)
     first, second = _step(_fused(layers), x), _step(_fused(layers), x)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
@@ -247,6 +280,43 @@ def test_a_penalty_on_a_gradient_trains_as_with_layers() -> None:
         assert (ours - theirs).norm() < 1e-3 * theirs.norm()
 
 
+def test_the_gradient_of_a_gradient_of_the_first_block_is_that_of_the_layers() -> None:
+    layers = _extractor(16, 9, 8, 8, planes=1)
+    x = torch.rand(6, 1, 9, 8)
+    found = []
+    for extractor in (_fused(layers).train(), copy.deepcopy(layers).train()):
+        slopes = torch.autograd.grad(extractor(x).square().sum(), list(extractor.parameters())[:1], create_graph=True)
+        slopes[0].square().sum().backward()
+        found.append([p.grad for name, p in extractor.named_parameters() if name != "0.bias"])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+
+
+def test_a_plane_whose_gradient_is_asked_for_has_one() -> None:
+    """Such as for a map of what in a fingerprint a prediction rests on: the convolution answers."""
+    layers = _extractor(16, 9, 8, 9, planes=1)
+    found = []
+    for extractor in (_fused(layers).train(), copy.deepcopy(layers).train()):
+        x = torch.linspace(0, 1, 3 * 72).view(3, 1, 9, 8).sin().requires_grad_()
+        extractor(x).square().sum().backward()
+        found.append(x.grad)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
+def test_the_first_block_in_bfloat16_is_the_exact_one_rounded() -> None:
+    layers = _extractor(16, 9, 8, 10, planes=1)
+    x = torch.rand(8, 1, 9, 8)
+    fused = copy.deepcopy(layers)
+    assert fuse_blocks(fused, torch.bfloat16) is None
+    fused.autocast_dtype = torch.bfloat16
+    ours, exact = _step(fused, x), _step(layers.double(), x.double())
+    torch.testing.assert_close(ours["omega"].double(), exact["omega"], rtol=2**-7, atol=2**-5)
+    for name in ("0.weight", "1.weight", "1.bias"):
+        assert (ours[name].double() - exact[name]).norm() < 0.05 * exact[name].norm(), name
+
+
 def test_one_value_has_no_variance() -> None:
     with pytest.raises(ValueError, match="more than 1 value"):
         fused_block._block(torch.rand(1, 4, 1, 1), nn.BatchNorm2d(4).train())
@@ -296,3 +366,54 @@ def test_without_a_working_compiler_the_layers_are_used_and_it_is_said(environme
     )
     assert run.stdout.startswith("layers ")
     assert words in run.stdout
+
+
+COMPILED = """
+import torch
+torch.set_num_threads(1)
+from models.fused_block import fuse_blocks
+from torch import nn
+print(fuse_blocks(nn.Sequential()))
+"""
+
+
+def _compiled_with(compiler: Path, home: Path) -> str:
+    """What `fuse_blocks` says in a process of its own, with a compiler and a cache folder."""
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin", "CC": str(compiler),
+             "XDG_CACHE_HOME": str(home)},
+        capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    return run.stdout.strip()
+
+
+def test_what_was_compiled_is_kept_for_other_processes(tmp_path: Path) -> None:
+    """Damaged, it is made again; in a folder to which others may write, nothing is kept or trusted."""
+    compiler, calls, cache = tmp_path / "compiler", tmp_path / "calls", tmp_path / "cache"
+    compiler.write_text(f'#!/bin/sh\necho called >> {calls}\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+
+    def calls_of_a_process() -> int:
+        calls.write_text("")
+        assert _compiled_with(compiler, cache) == "None"
+        return len(calls.read_text().splitlines())
+
+    assert calls_of_a_process() == 1
+    assert calls_of_a_process() == 0
+    (kept,) = (cache / "study").iterdir()
+    kept.write_bytes(b"not a library")
+    assert calls_of_a_process() == 1
+    assert calls_of_a_process() == 0
+    (cache / "study").chmod(0o777)
+    assert calls_of_a_process() == 1
+    assert list((cache / "study").iterdir()) == [kept]
+
+
+def test_another_compiler_does_not_find_what_the_first_one_made(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        compiler = tmp_path / name
+        compiler.write_text('#!/bin/sh\nexec cc "$@"\n')
+        compiler.chmod(0o755)
+        assert _compiled_with(compiler, tmp_path / "cache") == "None"
+    assert len(list((tmp_path / "cache" / "study").iterdir())) == 2
