@@ -250,12 +250,9 @@ def _schema_problems(found: pa.Schema, wanted: pa.Schema) -> list[str]:
 
 def _numbers(table: pa.Table, name: str, limits: tuple[float, float], file: Path) -> NDArray[Any]:
     """A column's values, those of a list column one after the other; every one finite and within the limits."""
-    column = table[name]
-    if pa.types.is_list(column.type):
-        chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-        values = np.concatenate(chunks) if len(chunks) != 1 else chunks[0]
-    else:
-        values = column.to_numpy()
+    column = table[name].combine_chunks()
+    # Arrow's own `to_numpy` would load pandas, which takes longer than to read a small site.
+    values = np.from_dlpack(column.flatten() if pa.types.is_list(column.type) else column)
     if not values.size:
         return values
     low, high = limits
@@ -287,7 +284,7 @@ def _columns(file: Path, table: pa.Table, size: tuple[int, int, int]) -> dict[st
     limits = RANGES | {"scene": (0, scenes - 1), "position": (0, positions - 1)}
     everything = (-math.inf, math.inf)
     columns = {name: _numbers(table, name, limits.get(name, everything), file) for name in PATH_SCHEMA.names}
-    lengths = {name: np.diff(table[name].combine_chunks().offsets.to_numpy()) for name in _LISTS}
+    lengths = {name: np.diff(np.from_dlpack(table[name].combine_chunks().offsets)) for name in _LISTS}
     columns["paths"] = lengths[_LISTS[0]]
     for name in _LISTS:
         differ = lengths[name] != columns["paths"]
