@@ -9,7 +9,6 @@ import torch
 
 from models.fused_block import fuse_blocks
 from models.methods import Method
-from models.parallel import worker_count
 from models.precision import set_precision, why_unavailable
 from models.settings import Precision
 
@@ -34,8 +33,7 @@ class Acceleration:
 def accelerate(method: Method, precision: Precision, device: torch.device) -> Acceleration:
     """Let a method that is on a device compute there as fast as it can.
 
-    Weights, and the keys of ``state_dict``, stay as they are. Several workers of one trial compute their blocks layer
-    by layer: they share the statistics of each.
+    Weights, and the keys of ``state_dict``, stay as they are.
 
     Args:
         method: initialized, on the device.
@@ -47,7 +45,7 @@ def accelerate(method: Method, precision: Precision, device: torch.device) -> Ac
         notes.append(f"precision {precision} is not available, and float32 was used: {reason}")
         precision = "float32"
     set_precision(method, precision)
-    if device.type != "cpu" or worker_count() > 1:
+    if device.type != "cpu":
         return Acceleration(precision, "layers", tuple(notes))
     reason = fuse_blocks(method, torch.bfloat16 if precision == "bfloat16" else torch.float32)
     if reason is not None:

@@ -7,7 +7,8 @@ the largest output, does not even keep that output. It is compiled when it is fi
 which takes a few seconds, and kept in the user's cache folder.
 
 What it computes is what the layers compute, up to the order of additions. Where it cannot be used the layers are, and
-`fuse_blocks` says why.
+`fuse_blocks` says why. Workers that share a batch (see `models.parallel`) exchange sums, so that each has the
+statistics of all rows; the gradients of weights are those of its own rows.
 
 Shapes: B batch, C channels, H × W rows and columns of a convolution's output.
 """
@@ -33,6 +34,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from models.backbone import FeatureExtractor
+from models.workers import gathered, summed, worker_count
 
 __all__ = ["FusedExtractor", "fuse_blocks"]
 
@@ -112,7 +114,7 @@ def _block(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """BatchNorm2d → MaxPool2d(2) → ReLU. x [B, C, H, W] → [B, C, H // 2, W // 2], both channels_last."""
     x = x.contiguous(memory_format=torch.channels_last)
     if norm.training:
-        if x.numel() <= x.shape[1]:
+        if x.numel() <= x.shape[1] and worker_count() == 1:
             norm(x)  # says that one value has no variance
         y: Tensor = _Block.apply(x, norm.weight, norm.bias, norm)
         return y
@@ -130,6 +132,7 @@ class _Block(torch.autograd.Function):
         count = batch * height * width
         mean, squares = torch.empty((2, channels), dtype=torch.float64)
         _call("statistics", x.dtype, x, count, channels, mean, squares)
+        count, mean, squares = _of_all_workers(count, mean, squares)
         variance = squares / count
         _remember(norm, mean, variance, count)
         inverse = (variance + norm.eps).rsqrt()
@@ -138,13 +141,14 @@ class _Block(torch.autograd.Function):
         choice = torch.empty(selected.shape, dtype=torch.uint8)
         y = _forward(x, scale, bias - mean * scale, selected, choice)
         ctx.save_for_backward(x, weight, bias, mean, inverse, selected, choice)
-        ctx.eps = norm.eps
+        ctx.count, ctx.eps = count, norm.eps
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, inverse, selected, choice = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient of this gradient is asked for, such as for a penalty on its norm
+            _refuse_for_workers()
             y = _layers(x, weight, bias, ctx.eps)
             wanted = [item for item, needed in zip((x, weight, bias), ctx.needs_input_grad[:3], strict=True) if needed]
             found = iter(torch.autograd.grad(y, wanted, grads[0], create_graph=True))
@@ -155,14 +159,14 @@ class _Block(torch.autograd.Function):
         windows = choice.numel() // channels
         middle = mean.float()
         _call("gradient_sums", x.dtype, g, selected, choice, windows, channels, middle, sums, products)
-        of_weight = products * inverse
-        scale, count = weight * inverse, batch * height * width
+        scale = weight * inverse
         # γ / √(variance + ε) · (g − Σ g / count − x̂ · Σ g x̂ / count): mean and variance depend on every x, too.
-        slope, offset = -scale * inverse * of_weight / count, -scale * sums / count
+        every_sum, every_product = summed(torch.stack([sums, products]))
+        slope, offset = -scale * inverse.square() * every_product / ctx.count, -scale * every_sum / ctx.count
         dx = torch.empty_like(x, memory_format=torch.channels_last)
         factors = (scale.float(), slope.float(), middle, offset.float())
         _call("backward", x.dtype, x, g, choice, batch, height, width, channels, *factors, dx)
-        return dx, of_weight.to(weight.dtype), sums.to(weight.dtype), None
+        return dx, (products * inverse).to(weight.dtype), sums.to(weight.dtype), None
 
 
 # ------------------------------------------------------------------------------------------------- the first block
@@ -221,10 +225,13 @@ class _FirstBlock(torch.autograd.Function):
         channels, _, high, wide = weight.shape
         count, taps = batch * math.prod(_places(x, weight)), high * wide
         # Around zero no digits are lost to a mean that the normalization takes away again.
-        centre = x.mean()
+        total = summed(torch.stack([x.sum(dtype=torch.float64), torch.tensor(x.numel(), dtype=torch.float64)]))
+        centre = (total[0] / total[1]).float()
         x = x - centre
         sums, products, work = _doubles(taps), _doubles(taps, taps), _doubles(rows * wide)
         _call("first_moments", dtype, x, batch, rows, columns, high, wide, sums, products, work)
+        everything = summed(torch.cat([torch.tensor([count], dtype=torch.float64), sums, products.flatten()]))
+        count, sums, products = int(everything[0]), everything[1 : taps + 1], everything[taps + 1 :].view(taps, taps)
         seen = sums / count
         covariance = products / count - torch.outer(seen, seen)
         w = weight.reshape(channels, taps).double()
@@ -242,6 +249,7 @@ class _FirstBlock(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, gamma, beta, seen, covariance, inverse, choice = ctx.saved_tensors
         if torch.is_grad_enabled():  # as in a block: the gradient of this gradient is asked for
+            _refuse_for_workers()
             parameters = [weight, bias, gamma, beta]
             y = _layers(nnf.conv2d(x, weight, bias), gamma, beta, ctx.eps)
             wanted = [item for item, needed in zip(parameters, ctx.needs_input_grad[1:5], strict=True) if needed]
@@ -257,7 +265,8 @@ class _FirstBlock(torch.autograd.Function):
         # Σ g · (x − mean) over what was chosen, from what its taps saw.
         products = (w * (chosen.T - torch.outer(sums, seen))).sum(1)
         scale, of_gamma = gamma * inverse, products * inverse
-        # As in a block, times what each tap saw, summed over all places.
+        # As in a block, times what each tap saw, summed over all places. It is linear in what this worker's rows have:
+        # the average over the workers is the whole gradient, and nothing has to be exchanged.
         through_variance = (scale * inverse * of_gamma)[:, None] * (w @ covariance)
         of_weight = scale[:, None] * (chosen.T - torch.outer(sums, seen)) - through_variance
         # A bias before a normalization has no effect.
@@ -298,6 +307,22 @@ def _doubles(*shape: int) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------- both
+
+
+def _of_all_workers(count: int, mean: Tensor, squares: Tensor) -> tuple[int, Tensor, Tensor]:
+    """Number of values, mean [C] and squared deviations from it [C] of all workers' rows, from those of this one's."""
+    if worker_count() == 1:
+        return count, mean, squares
+    found = gathered(torch.cat([mean.new_tensor([count]), mean, squares]))
+    counts, means, parts = found.split([1, len(mean), len(mean)], dim=1)
+    total = counts.sum()
+    mean = (counts * means).sum(0) / total
+    return int(total), mean, (parts + counts * (means - mean).square()).sum(0)
+
+
+def _refuse_for_workers() -> None:
+    if worker_count() > 1:
+        raise RuntimeError("workers that share a batch have no gradient of a gradient: train with one worker per trial")
 
 
 def _remember(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:

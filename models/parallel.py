@@ -15,7 +15,7 @@ Shapes: B whole batch, b rows of this worker, W workers, C channels, F features.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,30 +25,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 from models.backbone import FeatureExtractor
+from models.fused_block import FusedExtractor
 from models.methods import LabelledBatch, Method, UnlabelledBatch
+from models.workers import gathered, worker_count
 
-__all__ = ["from_first_worker", "is_first_worker", "share_batches", "shared_training_loss", "worker_count"]
-
-_T = TypeVar("_T")
-
-
-def worker_count() -> int:
-    """W: the processes of torch.distributed's default group; 1 without one."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def is_first_worker() -> bool:
-    """Whether this process has rank 0, or is alone."""
-    return worker_count() == 1 or dist.get_rank() == 0
-
-
-def from_first_worker(value: _T) -> _T:
-    """The first worker's value on every worker: what all have to agree on. It travels by pickle."""
-    if worker_count() == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+__all__ = ["share_batches", "shared_training_loss"]
 
 
 def share_batches(network: nn.Module) -> None:
@@ -58,9 +39,9 @@ def share_batches(network: nn.Module) -> None:
     did. A subclass of `FeatureExtractor` is left alone: its layers may depend on rows in ways that are not known here.
     """
     for module in network.modules():
-        if type(module) is FeatureExtractor:
+        if isinstance(module, FeatureExtractor) and type(module) in _SHARED:
             # A new class and no new module: the parameters, also those that an optimizer holds, are the same objects.
-            module.__class__ = _SharedExtractor
+            module.__class__ = _SHARED[type(module)]
             for layer in module:
                 if type(layer) is nn.BatchNorm2d:
                     layer.__class__ = _SharedBatchNorm2d
@@ -103,6 +84,13 @@ class _SharedExtractor(FeatureExtractor):
         return _GatherRows.apply(omega, batch)
 
 
+class _SharedFusedExtractor(_SharedExtractor, FusedExtractor):
+    """And whose blocks, which have statistics of all workers' rows by themselves, are fused."""
+
+
+_SHARED: dict[type, type] = {FeatureExtractor: _SharedExtractor, FusedExtractor: _SharedFusedExtractor}
+
+
 class _SharedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d with the statistics of all workers' rows. torch's SyncBatchNorm does the same, on GPUs alone."""
 
@@ -126,8 +114,8 @@ def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if values:
         # The one fused kernel for both: with momentum 1 the running statistics are the batch's, the variance unbiased.
         nnf.batch_norm(x, mean, variance, training=True, momentum=1.0)
-    gathered = _gathered(torch.cat([x.new_full((1,), values), mean, variance * (values - 1)]))
-    counts, means, squares = gathered.split([1, channels, channels], dim=1)
+    found = gathered(torch.cat([x.new_full((1,), values), mean, variance * (values - 1)]))
+    counts, means, squares = found.split([1, channels, channels], dim=1)
     count = counts.sum(dim=0)
     mean = (counts * means).sum(dim=0) / count
     # Squares about each worker's own mean: sums of plain squares would lose digits.
@@ -176,9 +164,9 @@ class _GatherRows(torch.autograd.Function):
         # Shares differ by one row at most, and what is gathered must be of one size.
         padded = x.new_zeros((-(-batch // workers), *x.shape[1:]))
         padded[: len(x)] = x
-        gathered = _gathered(padded)
+        everything = gathered(padded)
         counts = [len(range(batch)[_rows(batch, worker)]) for worker in range(workers)]
-        return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
+        return torch.cat([rows[:count] for rows, count in zip(everything, counts, strict=True)])
 
     @staticmethod
     @once_differentiable
@@ -190,10 +178,3 @@ def _rows(batch: int, worker: int) -> slice:
     """A worker's rows of a batch: contiguous, in the order of the workers, perhaps none."""
     workers = worker_count()
     return slice(batch * worker // workers, batch * (worker + 1) // workers)
-
-
-def _gathered(x: Tensor) -> Tensor:
-    """Tensors of one size from all workers, in their order. [...] → [W, ...]."""
-    out = x.new_empty((worker_count(), *x.shape))
-    dist.all_gather(list(out.unbind()), x.contiguous())
-    return out

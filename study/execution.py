@@ -15,9 +15,9 @@ from models.acceleration import Acceleration, accelerate
 from models.complexity import Complexity, measure_complexity
 from models.methods import Method, NetworkShape, build_method
 from models.model_based import ModelBased
-from models.parallel import worker_count
 from models.references import REFERENCES
 from models.settings import BACKBONES
+from models.workers import worker_count
 from study.data.dataset import DomainData, SiteData
 from study.data.system import fingerprint_shape
 from study.errors import DataError

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from models.methods import METHODS, LabelledBatch, Method, UnlabelledBatch
-from models.parallel import worker_count
+from models.workers import worker_count
 from study.data.dataset import TrainingData
 
 __all__ = ["CapturedStep", "EagerStep", "StaticStep", "Step", "can_be_captured"]

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from models.methods import Method
-from models.parallel import from_first_worker, is_first_worker, shared_training_loss, worker_count
+from models.parallel import shared_training_loss
+from models.workers import from_first_worker, is_first_worker, worker_count
 from study.data.dataset import EvaluationSet, Frame, TrainingData
 from study.data.synthesis import Fingerprints
 from study.errors import ResultsError, StudyError

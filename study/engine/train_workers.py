@@ -333,7 +333,7 @@ def _says_that_another_was_lost(error: Exception) -> bool:
     """
     from torch import distributed
 
-    from models.parallel import worker_count
+    from models.workers import worker_count
 
     if worker_count() == 1:
         return False
@@ -412,7 +412,7 @@ class _Reports:
             StudyError: the trial's time limit is reached; on all workers.
             _UnwritableCheckpointError: there is no room for a checkpoint.
         """
-        from models.parallel import from_first_worker
+        from models.workers import from_first_worker
 
         self._records.append(record)
         now, limit = time.monotonic(), self._payload.time_limit_s

@@ -80,6 +80,7 @@ def test_a_block_computes_what_its_layers_do(samples: int, rows: int, columns: i
     _is_as_near_as_the_layers(layers, torch.rand(samples, 2, rows, columns))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 @settings(deadline=None, max_examples=60)
 @given(
     samples=st.integers(2, 9),

@@ -1,0 +1,46 @@
+"""The workers that compute a batch together, and what they tell each other."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["from_first_worker", "gathered", "is_first_worker", "summed", "worker_count"]
+
+_T = TypeVar("_T")
+
+
+def worker_count() -> int:
+    """W: the processes of torch.distributed's default group; 1 without one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_first_worker() -> bool:
+    """Whether this process has rank 0, or is alone."""
+    return worker_count() == 1 or dist.get_rank() == 0
+
+
+def from_first_worker(value: _T) -> _T:
+    """The first worker's value on every worker: what all have to agree on. It travels by pickle."""
+    if worker_count() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gathered(x: Tensor) -> Tensor:
+    """Tensors of one size from all workers, in their order. [...] → [W, ...]."""
+    out = x.new_empty((worker_count(), *x.shape))
+    dist.all_gather(list(out.unbind()), x.contiguous())
+    return out
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum over all workers, the same to the last bit on each; with one worker ``x`` itself."""
+    if worker_count() > 1:
+        x = x.contiguous().clone()
+        dist.all_reduce(x)
+    return x
