@@ -166,8 +166,8 @@ def test_workers_with_fused_blocks_have_the_gradients_and_statistics_of_one(
     for worker in together:
         for got, wanted in zip(worker[case], alone[case], strict=True):
             assert got.keys() == wanted.keys()
-            # Of two samples the heads' normalization leaves only signs, and gradients that cancel: layers in float32 are
-            # off by 2e-4 there, too.
+            # Of two samples the heads' normalization leaves only signs, and gradients that cancel: in float32 layers,
+            # too, are off by 2e-4 there.
             bound = 1e-3 if samples == 2 else 1e-4
             whole = np.linalg.norm([np.linalg.norm(value) for value in wanted.values()])
             for name, value in wanted.items():
