@@ -225,13 +225,15 @@ class _FirstBlock(torch.autograd.Function):
         channels, _, high, wide = weight.shape
         count, taps = batch * math.prod(_places(x, weight)), high * wide
         # Around zero no digits are lost to a mean that the normalization takes away again.
-        total = summed(torch.stack([x.sum(dtype=torch.float64), torch.tensor(x.numel(), dtype=torch.float64)]))
-        centre = (total[0] / total[1]).float()
+        total = x.sum(dtype=torch.float64)
+        centre = (summed(total) / summed(total.new_tensor(x.numel()))).float()
         x = x - centre
         sums, products, work = _doubles(taps), _doubles(taps, taps), _doubles(rows * wide)
         _call("first_moments", dtype, x, batch, rows, columns, high, wide, sums, products, work)
-        everything = summed(torch.cat([torch.tensor([count], dtype=torch.float64), sums, products.flatten()]))
-        count, sums, products = int(everything[0]), everything[1 : taps + 1], everything[taps + 1 :].view(taps, taps)
+        if worker_count() > 1:
+            everything = summed(torch.cat([sums.new_tensor([count]), sums, products.flatten()]))
+            number, sums, products = everything.split([1, taps, taps * taps])
+            count, products = int(number), products.view(taps, taps)
         seen = sums / count
         covariance = products / count - torch.outer(seen, seen)
         w = weight.reshape(channels, taps).double()
