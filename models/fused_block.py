@@ -196,12 +196,9 @@ def _first_block(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d, dtype:
     weight, bias = convolution.weight, convolution.bias
     assert bias is not None
     if convolution.padding == "same":
-        margins = [(size - 1) // 2 for size in convolution.kernel_size]
-        (up, left), (down, right) = (
-            margins,
-            [size - 1 - margin for size, margin in zip(convolution.kernel_size, margins, strict=True)],
-        )
-        x = nnf.pad(x, (left, right, up, down))
+        high, wide = convolution.kernel_size
+        up, left = (high - 1) // 2, (wide - 1) // 2
+        x = nnf.pad(x, (left, wide - 1 - left, up, high - 1 - up))
     if norm.training:
         y: Tensor = _FirstBlock.apply(x, weight, bias, norm.weight, norm.bias, norm, dtype)
         return y
@@ -227,7 +224,7 @@ class _FirstBlock(torch.autograd.Function):
         # Around zero no digits are lost to a mean that the normalization takes away again.
         total = x.sum(dtype=torch.float64)
         centre = (summed(total) / summed(total.new_tensor(x.numel()))).float()
-        x = x - centre
+        x = (x - centre).contiguous()
         sums, products, work = _doubles(taps), _doubles(taps, taps), _doubles(rows * wide)
         _call("first_moments", dtype, x, batch, rows, columns, high, wide, sums, products, work)
         if worker_count() > 1:
@@ -244,7 +241,7 @@ class _FirstBlock(torch.autograd.Function):
         choice = torch.empty(_pooled(x, weight), dtype=torch.uint8)
         y = _first_forward(x, weight, scale, beta - mean * scale, dtype, choice)
         ctx.save_for_backward(x, weight, bias, gamma, beta, seen, covariance, inverse, choice)
-        ctx.eps = norm.eps
+        ctx.dtype, ctx.eps = dtype, norm.eps
         return y
 
     @staticmethod
@@ -260,9 +257,9 @@ class _FirstBlock(torch.autograd.Function):
         batch, _, rows, columns = x.shape
         channels, _, high, wide = weight.shape
         taps = high * wide
-        g = grads[0].contiguous(memory_format=torch.channels_last)
+        g = grads[0].to(ctx.dtype).contiguous(memory_format=torch.channels_last)
         chosen, sums = _doubles(taps, channels), _doubles(channels)
-        _call("first_backward", g.dtype, x, g, choice, batch, rows, columns, high, wide, channels, chosen, sums)
+        _call("first_backward", ctx.dtype, x, g, choice, batch, rows, columns, high, wide, channels, chosen, sums)
         w = weight.reshape(channels, taps).double()
         # Σ g · (x − mean) over what was chosen, from what its taps saw.
         products = (w * (chosen.T - torch.outer(sums, seen))).sum(1)

@@ -295,6 +295,17 @@ def test_the_gradient_of_a_gradient_of_the_first_block_is_that_of_the_layers() -
         assert (ours - theirs).norm() < 1e-3 * theirs.norm()
 
 
+def test_a_plane_may_lie_in_memory_as_it_likes() -> None:
+    """Turned, or every other value of a larger one: the C code reads rows one after the other."""
+    fused = _fused(_extractor(16, 9, 8, 11, planes=1))
+    everything = torch.rand(6, 1, 16, 9)
+    turned = everything[:, :, ::2].transpose(2, 3)
+    for norm_is_training in (True, False):
+        fused.train(norm_is_training)
+        with torch.no_grad():
+            assert torch.equal(fused(turned), fused(turned.contiguous()))
+
+
 def test_a_plane_whose_gradient_is_asked_for_has_one() -> None:
     """Such as for a map of what in a fingerprint a prediction rests on: the convolution answers."""
     layers = _extractor(16, 9, 8, 9, planes=1)
