@@ -89,6 +89,7 @@ def execute(
         connected = connect(cluster, source=source)
     from ray import tune
 
+    from study.engine.coordinator import keep_coordinator_here
     from study.engine.searcher import EarlyStopping, Limits, Observe, QueueSearcher, RunStopper
     from study.engine.train_workers import CheckpointFolder
 
@@ -107,6 +108,8 @@ def execute(
         machines = nodes()
         if cluster.uses_ray_train and len(machines) > 1 and not is_remote(checkpoints):
             check_shared(Path(checkpoints), source="checkpoints of trials")
+        if cluster.uses_ray_train and cluster.address != "local":
+            keep_coordinator_here()
         on_connected(slots)
         if len(machines) > 1:
             check_site(site)

@@ -168,6 +168,40 @@ def test_a_trial_goes_on_with_fewer_workers_when_a_machine_is_lost(
 
 
 @pytest.mark.slow
+def test_what_trials_ask_for_machines_is_not_lost_with_a_machine() -> None:
+    """Ray pins it to where it was first asked for, and it would stay dead, under its name, for all later trials."""
+    import ray
+    from ray.cluster_utils import Cluster as TwoMachines
+    from ray.exceptions import ActorUnschedulableError, RayActorError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from study.engine.coordinator import keep_coordinator_here
+
+    def ask() -> str:
+        """As a controller on this machine does; returns the machine."""
+        from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
+
+        ray.get(coordinator.get_or_create_autoscaling_coordinator().__ray_ready__.remote(), timeout=60)
+        return str(ray.get_runtime_context().get_node_id())
+
+    machines = TwoMachines(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        other = machines.add_node(num_cpus=1)
+        machines.wait_for_nodes()
+        ray.init(address=machines.address, log_to_driver=False)
+        there = NodeAffinitySchedulingStrategy(other.node_id, soft=False)
+        assert ray.get(ray.remote(ask).options(scheduling_strategy=there).remote()) == other.node_id
+        machines.remove_node(other, allow_graceful=False)
+        with pytest.raises((ActorUnschedulableError, RayActorError)):
+            ask()
+        keep_coordinator_here()
+        ask()
+    finally:
+        ray.shutdown()
+        machines.shutdown()
+
+
+@pytest.mark.slow
 def test_trials_wait_for_machines_as_long_as_it_takes(
     undisturbed: Home, start_command: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
