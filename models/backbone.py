@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.settings import Backbone
 
-__all__ = ["FeatureExtractor", "initialize", "perceptron", "reverse_gradient"]
+__all__ = ["FeatureExtractor", "initialize", "perceptron", "remember_statistics", "reverse_gradient"]
 
 
 class FeatureExtractor(nn.Sequential):
@@ -73,6 +73,18 @@ def initialize(network: nn.Module) -> None:
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def remember_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: Tensor | int) -> None:
+    """Keep the statistics of a batch for prediction, as a normalization does that computes them itself.
+
+    Args:
+        mean, variance: of each channel [C]; the biased variance, which normalizes. The unbiased one is kept.
+        count: values per channel.
+    """
+    for running, seen in ((norm.running_mean, mean), (norm.running_var, variance * (count / (count - 1)))):
+        running.lerp_(seen.to(running.dtype), norm.momentum)  # type: ignore[union-attr,arg-type]
+    norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
 
 
 class _ReverseGradient(torch.autograd.Function):

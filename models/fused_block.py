@@ -25,7 +25,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from models.backbone import FeatureExtractor
-from models.workers import gathered, summed, worker_count
+from models.backbone import FeatureExtractor, remember_statistics
+from models.precision import processor_flags
+from models.workers import merged_statistics, summed, worker_count
 
 __all__ = ["FusedExtractor", "fuse_blocks"]
 
@@ -132,9 +133,11 @@ class _Block(torch.autograd.Function):
         count = batch * height * width
         mean, squares = torch.empty((2, channels), dtype=torch.float64)
         _call("statistics", x.dtype, x, count, channels, mean, squares)
-        count, mean, squares = _of_all_workers(count, mean, squares)
+        if worker_count() > 1:
+            every, mean, squares = merged_statistics(count, mean, squares)
+            count = int(every)
         variance = squares / count
-        _remember(norm, mean, variance, count)
+        remember_statistics(norm, mean, variance, count)
         inverse = (variance + norm.eps).rsqrt()
         scale = weight * inverse
         selected = x.new_empty((batch, height // 2, width // 2, channels))
@@ -148,11 +151,8 @@ class _Block(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, inverse, selected, choice = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient of this gradient is asked for, such as for a penalty on its norm
-            _refuse_for_workers()
-            y = _layers(x, weight, bias, ctx.eps)
-            wanted = [item for item, needed in zip((x, weight, bias), ctx.needs_input_grad[:3], strict=True) if needed]
-            found = iter(torch.autograd.grad(y, wanted, grads[0], create_graph=True))
-            return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None)
+            found = _gradients_of_layers(ctx, lambda: _layers(x, weight, bias, ctx.eps), (x, weight, bias), grads[0])
+            return (*found, None)
         batch, channels, height, width = x.shape
         g = grads[0].to(x.dtype).contiguous(memory_format=torch.channels_last)
         sums, products = torch.empty((2, channels), dtype=torch.float64)
@@ -235,7 +235,7 @@ class _FirstBlock(torch.autograd.Function):
         covariance = products / count - torch.outer(seen, seen)
         w = weight.reshape(channels, taps).double()
         mean, variance = w @ seen, ((w @ covariance) * w).sum(1).clamp_min(0)
-        _remember(norm, mean + w.sum(1) * centre + bias, variance, count)
+        remember_statistics(norm, mean + w.sum(1) * centre + bias, variance, count)
         inverse = (variance + norm.eps).rsqrt()
         scale = gamma * inverse
         choice = torch.empty(_pooled(x, weight), dtype=torch.uint8)
@@ -248,12 +248,13 @@ class _FirstBlock(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, gamma, beta, seen, covariance, inverse, choice = ctx.saved_tensors
         if torch.is_grad_enabled():  # as in a block: the gradient of this gradient is asked for
-            _refuse_for_workers()
-            parameters = [weight, bias, gamma, beta]
-            y = _layers(nnf.conv2d(x, weight, bias), gamma, beta, ctx.eps)
-            wanted = [item for item, needed in zip(parameters, ctx.needs_input_grad[1:5], strict=True) if needed]
-            found = iter(torch.autograd.grad(y, wanted, grads[0].to(y.dtype), create_graph=True))
-            return (None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:5]), None, None)
+            found = _gradients_of_layers(
+                ctx,
+                lambda: _layers(nnf.conv2d(x, weight, bias), gamma, beta, ctx.eps),
+                (x, weight, bias, gamma, beta),
+                grads[0],
+            )
+            return (*found, None, None)
         batch, _, rows, columns = x.shape
         channels, _, high, wide = weight.shape
         taps = high * wide
@@ -308,27 +309,16 @@ def _doubles(*shape: int) -> Tensor:
 # ------------------------------------------------------------------------------------------------- both
 
 
-def _of_all_workers(count: int, mean: Tensor, squares: Tensor) -> tuple[int, Tensor, Tensor]:
-    """Number of values, mean [C] and squared deviations from it [C] of all workers' rows, from those of this one's."""
-    if worker_count() == 1:
-        return count, mean, squares
-    found = gathered(torch.cat([mean.new_tensor([count]), mean, squares]))
-    counts, means, parts = found.split([1, len(mean), len(mean)], dim=1)
-    total = counts.sum()
-    mean = (counts * means).sum(0) / total
-    return int(total), mean, (parts + counts * (means - mean).square()).sum(0)
-
-
-def _refuse_for_workers() -> None:
+def _gradients_of_layers(
+    ctx: Any, layers: Callable[[], Tensor], inputs: Sequence[Tensor], g: Tensor
+) -> list[Tensor | None]:
+    """Gradients, which have gradients again, of the first inputs of a block by way of its layers; None: not needed."""
     if worker_count() > 1:
         raise RuntimeError("workers that share a batch have no gradient of a gradient: train with one worker per trial")
-
-
-def _remember(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Keep the statistics of a batch for prediction: with the unbiased variance, while the biased one normalizes."""
-    for running, seen in ((norm.running_mean, mean), (norm.running_var, variance * (count / (count - 1)))):
-        running.lerp_(seen.to(running.dtype), norm.momentum)  # type: ignore[union-attr,arg-type]
-    norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+    needed = ctx.needs_input_grad[: len(inputs)]
+    y, wanted = layers(), [item for item, asked in zip(inputs, needed, strict=True) if asked]
+    found = iter(torch.autograd.grad(y, wanted, g.to(y.dtype), create_graph=True))
+    return [next(found) if asked else None for asked in needed]
 
 
 def _layers(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -400,7 +390,8 @@ def _compiled(dtype: torch.dtype) -> ctypes.CDLL | str:
 def _kept(command: Sequence[str]) -> Path | None:
     """Where what a compiler makes on such a machine is kept for other processes; None if nowhere.
 
-    It is code that will be run: only a folder that nobody else may write to will do.
+    It is code that will be run: only a folder that nobody else may write to will do. Machines that share the folder may
+    have processors that differ in what they can do.
     """
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "study"
@@ -410,17 +401,15 @@ def _kept(command: Sequence[str]) -> Path | None:
             return None
         compiler = Path(shutil.which(command[0]) or command[0]).resolve()
         program = compiler.stat()
-        made_of = (*command, compiler, program.st_size, program.st_mtime_ns, _SOURCE.read_text(), *_processor())
+        made_of = (
+            *command,
+            compiler,
+            program.st_size,
+            program.st_mtime_ns,
+            _SOURCE.read_text(),
+            platform.machine(),
+            *sorted(processor_flags()),
+        )
     except (OSError, RuntimeError):  # no home
         return None
     return folder / f"fused_block-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
-
-
-def _processor() -> list[str]:
-    """What the processor is called and can do: folders may be shared by machines that differ in it."""
-    try:
-        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-    except OSError:
-        first = ""
-    names = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU")
-    return [platform.machine(), platform.processor(), *(line for line in first.splitlines() if line.startswith(names))]

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
-from models.backbone import FeatureExtractor
+from models.backbone import FeatureExtractor, remember_statistics
 from models.fused_block import FusedExtractor
 from models.methods import LabelledBatch, Method, UnlabelledBatch
-from models.workers import gathered, worker_count
+from models.workers import gathered, merged_statistics, worker_count
 
 __all__ = ["share_batches", "shared_training_loss"]
 
@@ -99,10 +99,7 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         with torch.no_grad():
             mean, variance, count = _batch_statistics(x)
-            # Batch normalization keeps the unbiased variance, and normalizes with the biased one.
-            for running, seen in ((self.running_mean, mean), (self.running_var, variance * count / (count - 1))):
-                running.lerp_(seen, self.momentum)  # type: ignore[union-attr,arg-type]
-            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+            remember_statistics(self, mean, variance, count)
         return _Normalize.apply(x, self.weight, self.bias, mean, variance, count, self.eps)
 
 
@@ -114,13 +111,8 @@ def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if values:
         # The one fused kernel for both: with momentum 1 the running statistics are the batch's, the variance unbiased.
         nnf.batch_norm(x, mean, variance, training=True, momentum=1.0)
-    found = gathered(torch.cat([x.new_full((1,), values), mean, variance * (values - 1)]))
-    counts, means, squares = found.split([1, channels, channels], dim=1)
-    count = counts.sum(dim=0)
-    mean = (counts * means).sum(dim=0) / count
-    # Squares about each worker's own mean: sums of plain squares would lose digits.
-    variance = (squares + counts * (means - mean).square()).sum(dim=0) / count
-    return mean, variance, count
+    count, mean, squares = merged_statistics(values, mean, variance * (values - 1))
+    return mean, squares / count, count
 
 
 class _Normalize(torch.autograd.Function):

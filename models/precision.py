@@ -15,7 +15,7 @@ from torch import nn
 from models.backbone import FeatureExtractor
 from models.settings import Precision
 
-__all__ = ["set_precision", "why_unavailable"]
+__all__ = ["processor_flags", "set_precision", "why_unavailable"]
 
 # Of /proc/cpuinfo: x86 (vector and matrix units) and Arm.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "avx10_2", "bf16", "svebf16"}
@@ -34,7 +34,7 @@ def why_unavailable(precision: Precision, device: torch.device) -> str | None:
         return f"{torch.cuda.get_device_name(device)} has no {precision}"
     if precision == "tf32":
         return "tf32 is of GPUs"
-    return None if _processor_flags() & _BFLOAT16_FLAGS else "the processor has no instructions for bfloat16"
+    return None if processor_flags() & _BFLOAT16_FLAGS else "the processor has no instructions for bfloat16"
 
 
 def set_precision(network: nn.Module, precision: Precision) -> None:
@@ -51,7 +51,8 @@ def set_precision(network: nn.Module, precision: Precision) -> None:
     torch.backends.cuda.matmul.fp32_precision = products
 
 
-def _processor_flags() -> set[str]:
+def processor_flags() -> set[str]:
+    """What the processor says that it can do, in Linux's words; nothing elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["from_first_worker", "gathered", "is_first_worker", "summed", "worker_count"]
+__all__ = ["from_first_worker", "gathered", "is_first_worker", "merged_statistics", "summed", "worker_count"]
 
 _T = TypeVar("_T")
 
@@ -44,3 +45,17 @@ def summed(x: Tensor) -> Tensor:
         x = x.contiguous().clone()
         dist.all_reduce(x)
     return x
+
+
+def merged_statistics(count: int, mean: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number of values [1], means [C] and sums of squared deviations from them [C] of all workers' rows.
+
+    Args:
+        count: values per channel of this worker, perhaps none.
+        mean, squares: the same two of its own rows. Sums of plain squares would lose digits.
+    """
+    found = gathered(torch.cat([mean.new_full((1,), count), mean, squares]))
+    counts, means, parts = found.split([1, len(mean), len(mean)], dim=1)
+    total = counts.sum(dim=0)
+    mean = (counts * means).sum(dim=0) / total
+    return total, mean, (parts + counts * (means - mean).square()).sum(dim=0)

@@ -10,7 +10,7 @@ import torch
 from models.acceleration import accelerate
 from models.fused_block import fuse_blocks
 from models.methods import METHODS, LabelledBatch, NetworkShape, UnlabelledBatch, build_method
-from models.precision import _processor_flags, set_precision, why_unavailable
+from models.precision import processor_flags, set_precision, why_unavailable
 from models.settings import BACKBONES, Precision
 
 CPU = torch.device("cpu")
@@ -78,7 +78,7 @@ def test_predictions_are_float32_and_use_the_precision() -> None:
 def test_what_a_processor_lacks_falls_back_to_float32_and_is_said(
     monkeypatch: pytest.MonkeyPatch, precision: str, words: str
 ) -> None:
-    monkeypatch.setattr("models.precision._processor_flags", lambda: {"fma", "avx2", "avx512f"})
+    monkeypatch.setattr("models.precision.processor_flags", lambda: {"fma", "avx2", "avx512f"})
     method = build_method("DCNN", SHAPE).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     found = accelerate(method, precision, CPU)  # type: ignore[arg-type]
     assert found.precision == "float32"
@@ -89,7 +89,7 @@ def test_what_a_processor_lacks_falls_back_to_float32_and_is_said(
 
 
 def test_a_processor_that_has_bfloat16_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.precision._processor_flags", lambda: {"amx_bf16", "avx512_bf16"})
+    monkeypatch.setattr("models.precision.processor_flags", lambda: {"amx_bf16", "avx512_bf16"})
     method = build_method("DCNN", SHAPE).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     found = accelerate(method, "bfloat16", CPU)
     assert (found.precision, found.notes) == ("bfloat16", ())
@@ -103,6 +103,6 @@ def test_float32_needs_nothing() -> None:
 
 def test_the_flags_of_this_processor_are_read() -> None:
     if not Path("/proc/cpuinfo").is_file():
-        assert _processor_flags() == set()
+        assert processor_flags() == set()
         return
-    assert len(_processor_flags()) > 5
+    assert len(processor_flags()) > 5
