@@ -40,6 +40,9 @@ __all__ = ["check_shared", "check_site", "connect", "dashboard_url", "nodes", "w
 _THE_FILE = "the cluster file"
 _LOOPBACK = "127.0.0.1"
 _POLL_S = 1.0
+_CLIENT_ATTEMPTS = 3
+# Ray's words, before the process has begun and after; it has no type for them.
+_NOT_SERVED = ("Starting Ray client server failed", "Proxy failed to Connect to backend")
 # Installing packages may take that long; a machine without any is tried in about a second.
 _TRY_TIMEOUT_S = 900.0
 
@@ -87,7 +90,7 @@ def connect(cluster: Cluster, *, object_store_mb: int | None = None, source: str
     # Ray would take a polite kill for itself, and end this process with a page of addresses.
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=cluster.address, **options)
+        _start_or_join(cluster.address, options)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
     except RuntimeEnvSetupError as error:
@@ -115,6 +118,22 @@ def connect(cluster: Cluster, *, object_store_mb: int | None = None, source: str
         ray.shutdown()
         raise
     return True
+
+
+def _start_or_join(address: str, options: dict[str, Any]) -> None:
+    """`ray.init`, and again where a cluster's client port failed to start the process that serves this client.
+
+    That port forks beside threads of its own, and at times the process dies of it, or takes too long to begin.
+    """
+    for attempt in range(1, _CLIENT_ATTEMPTS + 1):
+        try:
+            ray.init(address=address, **options)
+        except ConnectionAbortedError as error:
+            if attempt == _CLIENT_ATTEMPTS or not any(words in str(error) for words in _NOT_SERVED):
+                raise
+            ray.shutdown()
+        else:
+            return
 
 
 def dashboard_url() -> str | None:

@@ -259,14 +259,25 @@ def test_a_machine_that_cannot_load_this_project_is_named(
     assert not ray.is_initialized()
 
 
-def test_a_cluster_is_reached_through_its_client_port(no_ray: None, tmp_path: Path) -> None:
+def test_a_cluster_is_reached_through_its_client_port(
+    no_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if the process that serves this client dies before it serves: the first one is given no Python."""
     (tmp_path / "my_remote_module.py").write_text("NAME = 'far'\n")
     port = free_port()
+    environments = [{"env_vars": {"PYTHONHOME": "/nowhere"}}]
+    join = ray.init
+
+    def init(*, runtime_env: dict[str, object], **options: object) -> object:
+        return join(runtime_env=environments.pop() if environments else runtime_env, **options)
+
+    monkeypatch.setattr(ray, "init", init)
     head = {"num_cpus": 2, "object_store_memory": STORE_MB * 2**20, "include_dashboard": False}
     far = RayCluster(initialize_head=True, head_node_args={"ray_client_server_port": port, **head})
     try:
         asked = RuntimeEnv(py_modules=(str(tmp_path / "my_remote_module.py"),), env_vars={"STUDY_TEST": "x"})
         assert connect(Cluster(address=f"ray://127.0.0.1:{port}", runtime_env=asked))
+        assert not environments
 
         @ray.remote
         def ask() -> tuple[str, str]:

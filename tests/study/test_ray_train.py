@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from command_process import CommandProcess
@@ -191,7 +192,10 @@ def test_what_trials_ask_for_machines_is_not_lost_with_a_machine() -> None:
         ray.init(address=machines.address, log_to_driver=False)
         there = NodeAffinitySchedulingStrategy(other.node_id, soft=False)
         assert ray.get(ray.remote(ask).options(scheduling_strategy=there).remote()) == other.node_id
+        coordinator = ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
+        process = psutil.Process(ray.get(coordinator.__ray_call__.remote(lambda _: os.getpid())))
         machines.remove_node(other, allow_graceful=False)
+        process.wait(60)  # it outlives its machine by a moment, and answers
         with pytest.raises((ActorUnschedulableError, RayActorError)):
             ask()
         keep_coordinator_here()
