@@ -1,1 +1,1 @@
-"""Networks, losses and methods: tensors only, no files and no Ray."""
+"""Networks, losses and methods: tensors only, no data files and no Ray."""

@@ -1,7 +1,9 @@
 /* Batch normalization, 2 × 2 max-pooling and ReLU in one pass over the memory, and its gradient.
 
    Layout: x [samples, rows, columns, channels] (channels_last), y [samples, rows/2, columns/2, channels]. A last odd row
-   or column is in no window. Compiled for the machine that it runs on, by models/fused_block.py, which says what is what.
+   or column is in no window. Compiled for the machine that it runs on, by models/fused_block.py, which says what is what
+   and gives two numbers: LANES, the channels handled at once (a loop of fixed length becomes vector instructions and
+   nothing else), and MOST_TAPS, those of the largest kernel of a first block.
 
    Everything runs along the channels, so that one vector instruction handles several of them. No -ffast-math: a loss
    that is not a number has to stay one. */
@@ -14,7 +16,6 @@
 #define UNROLL _Pragma("GCC unroll 16") /* counts that are known: sums in registers */
 
 #define CHUNK 64      /* rows of channels whose sums fit a float; chunks are added in double */
-#define LANES 16      /* channels handled at once: a loop of fixed length becomes vector instructions and nothing else */
 #define INACTIVE 4    /* choice of a window whose output is zero: no gradient goes through it */
 
 #ifdef HALF
@@ -219,7 +220,6 @@ void backward(const value *restrict x, const value *restrict g, const uint8_t *r
    zeros; a kernel of high × wide taps fits into it at rows − high + 1 by columns − wide + 1 places. */
 
 #define TOGETHER 4  /* windows of a row whose sums are in registers at the same time */
-#define MOST_TAPS 64
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t integers __attribute__((vector_size(4 * LANES)));

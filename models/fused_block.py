@@ -17,14 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import math
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,23 +27,16 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from models.backbone import FeatureExtractor, remember_statistics
-from models.precision import processor_flags
+from models.native import Unavailable, compiled_library
 from models.workers import merged_statistics, summed, worker_count
 
 __all__ = ["FusedExtractor", "fuse_blocks"]
 
 _SOURCE = Path(__file__).with_suffix(".c")
-# Not -ffast-math: a value that is not a number has to stay one.
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-_COMPILERS = ("cc", "gcc", "clang")
-_COMPILE_LIMIT_S = 60
-_LANES = 16  # as in the C source, like the next
-_MOST_TAPS = 64
+# The C source says what they are.
+_LANES, _MOST_TAPS = 16, 64
+_FLAGS = (f"-DLANES={_LANES}", f"-DMOST_TAPS={_MOST_TAPS}")
 _TYPES = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
-
-
-class Unavailable(Exception):  # noqa: N818 - no failure: the layers do the same
-    """Why the blocks cannot be fused here."""
 
 
 def fuse_blocks(network: nn.Module, dtype: torch.dtype = torch.float32) -> str | None:
@@ -350,66 +336,4 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL:
     Raises:
         Unavailable: they cannot be compiled or loaded here.
     """
-    found = _compiled(dtype)
-    if isinstance(found, str):
-        raise Unavailable(found)
-    return found
-
-
-@functools.cache
-def _compiled(dtype: torch.dtype) -> ctypes.CDLL | str:
-    """The library, or why there is none: asked for once in a process."""
-    names = [os.environ["CC"]] if os.environ.get("CC") else [name for name in _COMPILERS if shutil.which(name)]
-    if not names:
-        return f"there is no C compiler ({', '.join(_COMPILERS)})"
-    try:
-        command = [*shlex.split(names[0]), *_FLAGS, *_TYPES[dtype]]
-        kept = _kept(command)
-        if kept is not None and kept.exists():
-            try:
-                return ctypes.CDLL(str(kept))
-            except OSError:
-                pass  # damaged: made again
-        with tempfile.TemporaryDirectory(prefix="study-", dir=None if kept is None else kept.parent) as folder:
-            library = Path(folder) / "fused_block.so"
-            subprocess.run(
-                [*command, str(_SOURCE), "-o", str(library)],
-                check=True, capture_output=True, text=True, timeout=_COMPILE_LIMIT_S,
-            )  # fmt: skip
-            found = ctypes.CDLL(str(library))
-            if kept is not None:
-                library.replace(kept)
-            return found
-    except subprocess.CalledProcessError as error:
-        words = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[0]
-        return f"the C compiler {names[0]} failed: {words}"
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        return f"what the C compiler {names[0]} made cannot be used: {error}"
-
-
-def _kept(command: Sequence[str]) -> Path | None:
-    """Where what a compiler makes on such a machine is kept for other processes; None if nowhere.
-
-    It is code that will be run: only a folder that nobody else may write to will do. Machines that share the folder may
-    have processors that differ in what they can do.
-    """
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "study"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        seen = folder.stat()
-        if seen.st_uid != os.getuid() or seen.st_mode & 0o022 or not os.access(folder, os.W_OK):
-            return None
-        compiler = Path(shutil.which(command[0]) or command[0]).resolve()
-        program = compiler.stat()
-        made_of = (
-            *command,
-            compiler,
-            program.st_size,
-            program.st_mtime_ns,
-            _SOURCE.read_text(),
-            platform.machine(),
-            *sorted(processor_flags()),
-        )
-    except (OSError, RuntimeError):  # no home
-        return None
-    return folder / f"fused_block-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
+    return compiled_library(_SOURCE, *_FLAGS, *_TYPES[dtype])

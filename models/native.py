@@ -1,0 +1,105 @@
+"""C sources that are compiled when they are first needed, for the machine they run on, and kept for other processes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.precision import processor_flags
+
+__all__ = ["Unavailable", "compiled_library"]
+
+# Not -ffast-math: a value that is not a number has to stay one.
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_COMPILERS = ("cc", "gcc", "clang")
+_COMPILE_LIMIT_S = 60
+
+
+class Unavailable(Exception):  # noqa: N818 - no failure: torch does the same
+    """Why a library cannot be had here."""
+
+
+def compiled_library(source: Path, *flags: str) -> ctypes.CDLL:
+    """The functions of a C source.
+
+    They are kept in the user's cache folder; ``CC`` names another compiler than the machine's.
+
+    Args:
+        source: a ``.c`` file that needs no other one of ours.
+        flags: for the compiler, beside the usual ones.
+
+    Raises:
+        Unavailable: they cannot be compiled or loaded here.
+    """
+    found = _compiled(source, flags)
+    if isinstance(found, str):
+        raise Unavailable(found)
+    return found
+
+
+@functools.cache
+def _compiled(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL | str:
+    """The library, or why there is none: asked for once in a process."""
+    names = [os.environ["CC"]] if os.environ.get("CC") else [name for name in _COMPILERS if shutil.which(name)]
+    if not names:
+        return f"there is no C compiler ({', '.join(_COMPILERS)})"
+    try:
+        command = [*shlex.split(names[0]), *_FLAGS, *flags]
+        kept = _kept(source, command)
+        if kept is not None and kept.exists():
+            try:
+                return ctypes.CDLL(str(kept))
+            except OSError:
+                pass  # damaged: made again
+        with tempfile.TemporaryDirectory(prefix="study-", dir=None if kept is None else kept.parent) as folder:
+            library = Path(folder) / f"{source.stem}.so"
+            subprocess.run(
+                [*command, str(source), "-o", str(library)],
+                check=True, capture_output=True, text=True, timeout=_COMPILE_LIMIT_S,
+            )  # fmt: skip
+            found = ctypes.CDLL(str(library))
+            if kept is not None:
+                library.replace(kept)
+            return found
+    except subprocess.CalledProcessError as error:
+        words = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[0]
+        return f"the C compiler {names[0]} failed: {words}"
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return f"what the C compiler {names[0]} made cannot be used: {error}"
+
+
+def _kept(source: Path, command: Sequence[str]) -> Path | None:
+    """Where what a compiler makes on such a machine is kept for other processes; None if nowhere.
+
+    It is code that will be run: only a folder that nobody else may write to will do. Machines that share the folder may
+    have processors that differ in what they can do.
+    """
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "study"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        seen = folder.stat()
+        if seen.st_uid != os.getuid() or seen.st_mode & 0o022 or not os.access(folder, os.W_OK):
+            return None
+        compiler = Path(shutil.which(command[0]) or command[0]).resolve()
+        program = compiler.stat()
+        made_of = (
+            *command,
+            compiler,
+            program.st_size,
+            program.st_mtime_ns,
+            source.read_text(),
+            platform.machine(),
+            *sorted(processor_flags()),
+        )
+    except (OSError, RuntimeError):  # no home
+        return None
+    return folder / f"{source.stem}-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
