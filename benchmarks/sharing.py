@@ -1,0 +1,359 @@
+"""Several trials on one device: a process for each, or all stacked in one process; and how near that is to its limits.
+
+    python benchmarks/sharing.py --device cuda                 needs torch alone: Ray is not asked
+    python benchmarks/sharing.py --device cuda --preset paper --at-once 1 2 4 8 --precision tf32
+    python benchmarks/sharing.py --at-once 1 2 --steps 10      on the processor, a thread for each trial
+
+``processes`` are trials as they are: a process and a network each, that share the device. ``stacked`` is one process
+with K networks of one shape, whose weights stand in one tensor with a leading axis K (`torch.func`); a step of it takes
+a step of each. On a GPU both are recorded as CUDA graphs where that can be done. Before anything is timed, the losses
+and the weights of stacked networks are held against those of single ones for three steps of gradient descent in float64
+(in float32 rounding moves a maximum of a pooling now and then). Rounds take turns; imports are done before.
+
+What a step could take at least: its products and sums at the rate of a large matrix product here, or the least that the
+outputs of its convolutions move through memory (written once and read once forward, the same for their gradients)
+at the rate of a copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SHAPES = {"small": (1, 16, 32), "paper": (1, 64, 64)}
+_WARM_UP = 8
+_SAMPLES = 4  # batches that a step may choose from
+
+
+def _method(task: dict[str, Any], seed: int) -> Any:
+    import torch
+
+    from models.methods import NetworkShape, build_method
+    from models.settings import BACKBONES
+
+    torch.manual_seed(seed)
+    shape = NetworkShape(SHAPES[task["preset"]], conditions=3, backbone=BACKBONES[task["preset"]])
+    method = build_method(task["method"], shape).to(task["device"], memory_format=torch.channels_last)
+    return method.double() if task["exact"] else method
+
+
+def _data(task: dict[str, Any]) -> Any:
+    import torch
+
+    from study.data.dataset import LabelledSamples, TrainingData, UnlabelledSamples
+    from study.data.synthesis import Fingerprints
+
+    count, device = _SAMPLES * task["batch"], torch.device(task["device"])
+    dtype = torch.float64 if task["exact"] else torch.float32
+    draw = torch.Generator().manual_seed(0)
+    images = [torch.rand(count, *SHAPES[task["preset"]], generator=draw).to(device, dtype) for _ in range(2)]
+    every = torch.arange(count, device=device)
+    position = torch.randn(count, 2, generator=draw).to(device, dtype)
+    condition = torch.randint(3, (count,), generator=draw).to(device)
+    source = LabelledSamples(Fingerprints(images[0], every), position, condition)
+    return TrainingData(source, UnlabelledSamples(Fingerprints(images[1], every)))
+
+
+def _optimizer(parameters: Any, task: dict[str, Any]) -> Any:
+    from study.optimizers import SGD, Adam
+
+    if task["exact"]:
+        return SGD(parameters, lr=0.1)
+    return Adam(parameters, lr=1e-3, fused=True)
+
+
+def single_step(task: dict[str, Any], seed: int, *, plain: bool = False) -> tuple[Callable[[Any, Any], Any], Any, str]:
+    """One network, as trials train it, or with ``plain`` layer by layer and eagerly."""
+    import torch
+
+    from models.acceleration import accelerate
+    from models.precision import set_precision
+    from study.steps import CapturedStep, EagerStep, can_be_captured
+
+    method, data, device = _method(task, seed), _data(task), torch.device(task["device"])
+    if plain:
+        set_precision(method, task["precision"])
+    else:
+        for note in accelerate(method, task["precision"], device).notes:
+            print(note, file=sys.stderr)
+    optimizer = _optimizer(method.parameters(), task)
+    if not plain and can_be_captured(method, device):
+        captured = CapturedStep(method, method.training_loss, optimizer, data, task["batch"])
+        return lambda rows, others: captured(rows, others, 0.5), method, "captured"
+    eager = EagerStep(method, method.training_loss, optimizer, data)
+    return lambda rows, others: eager(rows, others, 0.5), method, "eager"
+
+
+def stacked_step(task: dict[str, Any], seeds: list[int]) -> tuple[Callable[[Any, Any], Any], dict[str, Any], str]:
+    """K networks in one step: the sum of their losses, whose gradient for each network is that of its own loss."""
+    import torch
+    from torch import nn
+    from torch.func import functional_call, stack_module_state, vmap
+
+    from models.methods import LabelledBatch, UnlabelledBatch
+    from models.precision import set_precision
+    from study.steps import CapturedStep, EagerStep, can_be_captured
+
+    class Loss(nn.Module):
+        """`functional_call` calls `forward`."""
+
+        def __init__(self, method: Any) -> None:
+            super().__init__()
+            self.method = method
+
+        def forward(self, *samples: Any) -> Any:
+            source, target = LabelledBatch(*samples[:3]), UnlabelledBatch(samples[3]) if len(samples) > 3 else None
+            return self.method.training_loss(source, target, 0.5)
+
+    modules = [Loss(_method(task, seed)) for seed in seeds]
+    for module in modules:
+        set_precision(module, task["precision"])
+    weights, buffers = stack_module_state(modules)  # type: ignore[arg-type]
+    shell = copy.deepcopy(modules[0]).to("meta")
+    each = vmap(lambda own, state, *samples: functional_call(shell, (own, state), samples), randomness="different")
+
+    def loss_of(labelled: Any, unlabelled: Any, progress: Any) -> Any:
+        samples = [*labelled, *([unlabelled.fingerprint] if unlabelled is not None else [])]
+        return each(weights, buffers, *(values.unflatten(0, (len(seeds), -1)) for values in samples)).sum()
+
+    method, data, device = modules[0].method, _data(task), torch.device(task["device"])
+    optimizer = _optimizer(list(weights.values()), task)
+    if can_be_captured(method, device):
+        captured = CapturedStep(method, loss_of, optimizer, data, task["batch"] * len(seeds))
+        return lambda rows, others: captured(rows, others, 0.5), weights, "captured"
+    eager = EagerStep(method, loss_of, optimizer, data)
+    return lambda rows, others: eager(rows, others, 0.5), weights, "eager"
+
+
+def compare(task: dict[str, Any]) -> dict[str, float]:
+    """Largest relative differences of stacked networks from single ones: of the summed loss, and of their weights."""
+    import torch
+
+    task = {**task, "precision": "float32", "exact": True}
+    seeds, batch = [0, 1, 2], task["batch"]
+    stacked, weights, _ = stacked_step(task, seeds)
+    singles = [single_step(task, seed, plain=True) for seed in seeds]
+    draw, loss = torch.Generator().manual_seed(1), 0.0
+    for _ in range(3):
+        rows, others = (torch.randint(_SAMPLES * batch, (len(seeds), batch), generator=draw) for _ in range(2))
+        rows, others = rows.to(task["device"]), others.to(task["device"])
+        together = float(stacked(rows.flatten(), others.flatten()))
+        alone = sum(float(step(r, o)) for (step, _, _), r, o in zip(singles, rows, others, strict=True))
+        loss = max(loss, abs(together - alone) / abs(alone))
+    worst = 0.0
+    with torch.no_grad():
+        for number, (_, method, _) in enumerate(singles):
+            for name, value in method.named_parameters():
+                apart = (weights[f"method.{name}"][number] - value).norm() / value.norm().clamp(min=1.0)
+                worst = max(worst, float(apart))
+    return {"loss": loss, "weights": worst}
+
+
+def worker(task: dict[str, Any]) -> None:
+    """A process of one side: says that it is ready, waits for a line, takes its steps, prints what they took."""
+    import torch
+
+    from study.allocator import keep_freed_memory
+
+    cuda = task["device"] == "cuda"
+    if not cuda:
+        keep_freed_memory()
+    torch.set_num_threads(task["threads"])
+    if cuda and task["share"] < 1:
+        torch.cuda.set_per_process_memory_fraction(0.9 * task["share"])
+    networks = task["networks"]
+    make = (lambda: single_step(task, 0)) if task["side"] == "processes" else (lambda: stacked_step(task, networks))
+    take, _, kind = make()
+    draw = torch.Generator(device=task["device"]).manual_seed(1)
+    wanted = task["batch"] * len(networks)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            rows, others = (
+                torch.randint(_SAMPLES * task["batch"], (wanted,), generator=draw, device=task["device"])
+                for _ in range(2)
+            )
+            take(rows, others)
+        if cuda:
+            torch.cuda.synchronize()
+
+    steps(_WARM_UP)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    steps(task["steps"])
+    if cuda:
+        memory = torch.cuda.max_memory_reserved() / 2**20
+    else:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        memory = int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
+    print(json.dumps({"kind": kind, "memory_mb": memory}), flush=True)
+
+
+def turn(tasks: list[dict[str, Any]]) -> tuple[float, float, str]:
+    """Seconds from the common start to the last one's end, memory of all [MB; CUDA's own not counted], kind of step."""
+    command = [sys.executable, __file__, "--worker"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    pipe = subprocess.PIPE
+    running = [
+        subprocess.Popen([*command, json.dumps(task)], stdin=pipe, stdout=pipe, text=True, env=environment)
+        for task in tasks
+    ]
+    try:
+        for process in running:
+            assert process.stdout is not None
+            if process.stdout.readline().strip() != "ready":
+                raise SystemExit("a process of the benchmark ended before it began; see above")
+        began = time.perf_counter()
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        found = [json.loads(process.communicate()[0]) for process in running]
+        seconds = time.perf_counter() - began
+    finally:
+        for process in running:
+            process.kill()
+    return seconds, sum(row["memory_mb"] for row in found), found[0]["kind"]
+
+
+def limits(device: str, precision: str, threads: int) -> tuple[float, float]:
+    """Multiply-accumulates per second of a large matrix product, bytes per second of a copy (reads and writes)."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    size = 8192 if device == "cuda" else 2048
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    factors = torch.rand(size, size, device=device, dtype=dtype)
+    values = torch.rand(2**28 if device == "cuda" else 2**26, device=device)
+    into = torch.empty_like(values)
+
+    def fastest(work: Callable[[], Any]) -> float:
+        taken = []
+        for _ in range(6):
+            began = time.perf_counter()
+            work()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - began)
+        return min(taken)
+
+    macs = size**3 / fastest(lambda: factors @ factors)
+    return macs, 2 * values.numel() * 4 / fastest(lambda: into.copy_(values))
+
+
+def least(task: dict[str, Any], macs_per_s: float, bytes_per_s: float) -> dict[str, float]:
+    """Milliseconds that a step takes at least, by its products and by the memory that it moves."""
+    import torch
+
+    from models.backbone import FeatureExtractor
+    from models.operations import count_operations
+    from models.settings import BACKBONES
+
+    method = _method({**task, "device": "cpu"}, 0)
+    target, batch = bool(method.reads_target), task["batch"]
+    operations = count_operations(
+        BACKBONES[task["preset"]],
+        SHAPES[task["preset"]],
+        batch=batch,
+        target=target,
+        multi_task=method.settings.twin,
+        twin=False,
+        conditions=3 if method.settings.joint else 0,
+        adversarial=task["method"] == "RDA",
+    )
+    moved = 0
+    extractor = next(module for module in method.modules() if isinstance(module, FeatureExtractor))
+    values = torch.zeros(2, *SHAPES[task["preset"]])
+    for layer in extractor:
+        values = layer(values)
+        if isinstance(layer, torch.nn.Conv2d):
+            moved += 4 * values[0].numel()  # written, read; the gradient written, read
+    width = 2 if task["precision"] == "bfloat16" else 4
+    samples = batch * (2 if target else 1)
+    return {"products": 1e3 * operations.step / macs_per_s, "memory": 1e3 * moved * samples * width / bytes_per_s}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=list(SHAPES), default="small")
+    # RDA's reversed gradient has no rule for stacked networks.
+    parser.add_argument("--methods", nargs="+", choices=["DCNN", "TL", "MDA", "HDA"], default=["DCNN", "HDA"])
+    parser.add_argument("--at-once", nargs="+", type=int, default=[1, 2, 4, 8], metavar="K")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=["float32", "tf32", "bfloat16"], default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        worker(json.loads(arguments.worker))
+        return
+
+    import torch
+
+    device, precision = arguments.device, arguments.precision
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"{arguments.preset} network, batch {arguments.batch}, {precision}, torch {torch.__version__}, "
+        + (torch.cuda.get_device_name() if device == "cuda" else f"{cores} cores")
+    )
+    macs, moved = limits(device, precision, 1)
+    print(f"limits{'' if device == 'cuda' else ' of one thread'}: {macs / 1e9:.0f} GMAC/s, {moved / 1e9:.1f} GB/s")
+    for method in arguments.methods:
+        task = {
+            "preset": arguments.preset,
+            "method": method,
+            "batch": arguments.batch,
+            "steps": arguments.steps,
+            "precision": precision,
+            "device": device,
+            "exact": False,
+        }
+        apart = compare(task)
+        print(
+            f"{method}: stacked against single, three steps: loss {apart['loss']:.1e}, weights {apart['weights']:.1e}"
+        )
+        if max(apart.values()) > 1e-8:
+            raise SystemExit("the stacked networks do not train as single ones")
+        bound = least(task, macs, moved)
+        base = 0.0
+        for count in arguments.at_once:
+            one = {**task, "side": "processes", "networks": [0], "threads": 1, "share": 1 / count}
+            all_in_one = {
+                **task,
+                "side": "stacked",
+                "networks": list(range(count)),
+                "threads": min(cores, count),
+                "share": 1.0,
+            }
+            sides = {"processes": [one] * count, "stacked": [all_in_one]}
+            found: dict[str, list[tuple[float, float, str]]] = {side: [] for side in sides}
+            for _ in range(arguments.rounds):
+                for side, tasks in sides.items():
+                    found[side].append(turn(tasks))
+            for side, rows in found.items():
+                each = [1e3 * seconds / (count * arguments.steps) for seconds, _, _ in rows]
+                ms = statistics.median(each)
+                if side == "processes" and count == arguments.at_once[0]:
+                    base = ms
+                print(
+                    f"  {count} {side:9} {ms:8.2f} ms a trial's step ({min(each):.2f} – {max(each):.2f}), "
+                    f"× {base / ms:.2f} of {arguments.at_once[0]}, {rows[0][2]}, {max(row[1] for row in rows):.0f} MB, "
+                    f"at least {bound['products']:.2f} ms by products ({100 * bound['products'] / ms:.0f} %), "
+                    f"{bound['memory']:.2f} by memory ({100 * bound['memory'] / ms:.0f} %)"
+                )
+
+
+if __name__ == "__main__":
+    main()
