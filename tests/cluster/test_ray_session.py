@@ -265,7 +265,7 @@ def test_a_cluster_is_reached_through_its_client_port(
     """Even if the process that serves this client dies before it serves: the first one is given no Python."""
     (tmp_path / "my_remote_module.py").write_text("NAME = 'far'\n")
     port = free_port()
-    environments = [{"env_vars": {"PYTHONHOME": "/nowhere"}}]
+    environments: list[dict[str, object]] = [{"env_vars": {"PYTHONHOME": "/nowhere"}}]
     join = ray.init
 
     def init(*, runtime_env: dict[str, object], **options: object) -> object:
