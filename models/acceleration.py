@@ -11,6 +11,7 @@ from models.fused_block import fuse_blocks
 from models.methods import Method
 from models.precision import set_precision, why_unavailable
 from models.settings import Precision
+from models.workers import agreed_reason
 
 __all__ = ["Acceleration", "accelerate"]
 
@@ -33,7 +34,8 @@ class Acceleration:
 def accelerate(method: Method, precision: Precision, device: torch.device) -> Acceleration:
     """Let a method that is on a device compute there as fast as it can.
 
-    Weights, and the keys of ``state_dict``, stay as they are.
+    Weights, and the keys of ``state_dict``, stay as they are. Workers that share batches call it together: what one
+    of them lacks, none uses.
 
     Args:
         method: initialized, on the device.
@@ -41,7 +43,7 @@ def accelerate(method: Method, precision: Precision, device: torch.device) -> Ac
         device: where it is.
     """
     notes = []
-    if (reason := why_unavailable(precision, device)) is not None:
+    if (reason := agreed_reason(why_unavailable(precision, device))) is not None:
         notes.append(f"precision {precision} is not available, and float32 was used: {reason}")
         precision = "float32"
     set_precision(method, precision)

@@ -98,13 +98,16 @@ INLINE void window(const value *restrict x, int64_t line, int64_t channels, int 
         float x0 = load(x[c]), x1 = load(x[channels + c]);
         float x2 = load(x[line + c]), x3 = load(x[line + channels + c]);
         float best = x0 * scale[c], chosen = x0, other;
-        int32_t which = 0;
+        int32_t which = 0, later;
         other = x1 * scale[c];
-        which = other > best ? 1 : which, chosen = other > best ? x1 : chosen, best = other > best ? other : best;
+        later = other > best || other != other; /* what is not a number wins */
+        which = later ? 1 : which, chosen = later ? x1 : chosen, best = later ? other : best;
         other = x2 * scale[c];
-        which = other > best ? 2 : which, chosen = other > best ? x2 : chosen, best = other > best ? other : best;
+        later = other > best || other != other;
+        which = later ? 2 : which, chosen = later ? x2 : chosen, best = later ? other : best;
         other = x3 * scale[c];
-        which = other > best ? 3 : which, chosen = other > best ? x3 : chosen, best = other > best ? other : best;
+        later = other > best || other != other;
+        which = later ? 3 : which, chosen = later ? x3 : chosen, best = later ? other : best;
         best += shift[c];
         y[c] = store(best < 0.0f ? 0.0f : best); /* not a number is not below zero */
         if (choice)
@@ -254,7 +257,7 @@ void first_moments(const float *restrict x, int64_t samples, int64_t rows, int64
                 for (int64_t u = 0; u < last; u++) {
                     const float *restrict p = x + u * columns, *restrict q = p + down * columns + right;
                     double *restrict at = rows_of + u * wide, sum = 0.0;
-                    float part[LANES] = {0};
+                    double part[LANES] = {0};
                     int64_t v = begin;
                     if (down < 0) {
                         for (; v < begin + broad; v++)
@@ -267,7 +270,7 @@ void first_moments(const float *restrict x, int64_t samples, int64_t rows, int64
                     }
                     for (; v + LANES <= begin + broad; v += LANES)
                         for (int c = 0; c < LANES; c++)
-                            part[c] += p[v + c] * q[v + c];
+                            part[c] += (double)p[v + c] * q[v + c];
                     for (; v < begin + broad; v++)
                         sum += (double)p[v] * q[v];
                     for (int half = LANES / 2; half; half /= 2) /* pairs: an addition need not wait for all before */

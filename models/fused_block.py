@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from models.backbone import FeatureExtractor, remember_statistics
 from models.native import Unavailable, compiled_library
-from models.workers import merged_statistics, summed, worker_count
+from models.workers import agreed_reason, merged_statistics, summed, worker_count
 
 __all__ = ["FusedExtractor", "fuse_blocks"]
 
@@ -49,19 +49,28 @@ def fuse_blocks(network: nn.Module, dtype: torch.dtype = torch.float32) -> str |
         network: what is trained, on one thread: the fused blocks use no second one.
         dtype: of what the convolutions return, float32 or bfloat16.
 
+    Workers that share batches call it together: all fuse or none.
+
     Returns:
         Why they are not fused, None if they are.
     """
+    if (reason := agreed_reason(_why_not(dtype))) is not None:
+        return reason
+    for module in network.modules():
+        if type(module) is FeatureExtractor and _is_plain(module):
+            # A new class and no new module: the parameters, also those that an optimizer holds, are the same objects.
+            module.__class__ = FusedExtractor
+    return None
+
+
+def _why_not(dtype: torch.dtype) -> str | None:
+    """Why this process cannot fuse blocks, None if it can."""
     if torch.get_num_threads() > 1:
         return "the process has several threads"
     try:
         _library(dtype)
     except Unavailable as reason:
         return str(reason)
-    for module in network.modules():
-        if type(module) is FeatureExtractor and _is_plain(module):
-            # A new class and no new module: the parameters, also those that an optimizer holds, are the same objects.
-            module.__class__ = FusedExtractor
     return None
 
 
@@ -87,7 +96,7 @@ class FusedExtractor(FeatureExtractor):
         norms = [layer for layer in self if isinstance(layer, nn.BatchNorm2d)]
         # What the blocks have no gradient for, or no numbers.
         fixed = not all(norm.training for norm in norms)
-        if (torch.is_grad_enabled() and fixed) or fingerprint.dtype != torch.float32:
+        if (torch.is_grad_enabled() and fixed) or not self._fits(fingerprint):
             return super()._run(fingerprint)
         x, convolutions = fingerprint, [layer for layer in self if isinstance(layer, nn.Conv2d)]
         if _is_first(convolutions[0], fingerprint):
@@ -95,6 +104,21 @@ class FusedExtractor(FeatureExtractor):
         for convolution, norm in zip(convolutions, norms, strict=False):
             x = _block(convolution(x), norm)
         return x.flatten(1)
+
+    def _fits(self, fingerprint: Tensor) -> bool:
+        """Whether it is what the blocks compute; of anything else the layers say what is wrong with it."""
+        if fingerprint.dim() != 4 or fingerprint.dtype != torch.float32 or fingerprint.device.type != "cpu":
+            return False
+        convolutions = [layer for layer in self if isinstance(layer, nn.Conv2d)]
+        if fingerprint.shape[1] != convolutions[0].in_channels:
+            return False
+        sizes = list(fingerprint.shape[2:])
+        for layer in convolutions:
+            if layer.padding != "same":
+                sizes = [size - kernel + 1 for size, kernel in zip(sizes, layer.kernel_size, strict=True)]
+            sizes = [size // 2 for size in sizes]
+        # One of several workers may have no rows of a batch.
+        return min(sizes) > 0 and (len(fingerprint) > 0 or worker_count() > 1)
 
 
 def _block(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:

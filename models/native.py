@@ -11,7 +11,9 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from models.precision import processor_flags
@@ -56,20 +58,19 @@ def _compiled(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL | str:
         command = [*shlex.split(names[0]), *_FLAGS, *flags]
         kept = _kept(source, command)
         if kept is not None and kept.exists():
-            try:
+            with suppress(OSError):  # damaged: made again
                 return ctypes.CDLL(str(kept))
-            except OSError:
-                pass  # damaged: made again
-        with tempfile.TemporaryDirectory(prefix="study-", dir=None if kept is None else kept.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix="study-") as folder:
             library = Path(folder) / f"{source.stem}.so"
             subprocess.run(
                 [*command, str(source), "-o", str(library)],
                 check=True, capture_output=True, text=True, timeout=_COMPILE_LIMIT_S,
             )  # fmt: skip
-            found = ctypes.CDLL(str(library))
             if kept is not None:
-                library.replace(kept)
-            return found
+                with suppress(OSError):  # a folder that is full or read-only, or from which nothing may be run
+                    _put(library, kept)
+                    return ctypes.CDLL(str(kept))
+            return ctypes.CDLL(str(library))
     except subprocess.CalledProcessError as error:
         words = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[0]
         return f"the C compiler {names[0]} failed: {words}"
@@ -87,7 +88,7 @@ def _kept(source: Path, command: Sequence[str]) -> Path | None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "study"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         seen = folder.stat()
-        if seen.st_uid != os.getuid() or seen.st_mode & 0o022 or not os.access(folder, os.W_OK):
+        if seen.st_uid != os.getuid() or seen.st_mode & 0o022:
             return None
         compiler = Path(shutil.which(command[0]) or command[0]).resolve()
         program = compiler.stat()
@@ -102,4 +103,19 @@ def _kept(source: Path, command: Sequence[str]) -> Path | None:
         )
     except (OSError, RuntimeError):  # no home
         return None
-    return folder / f"{source.stem}-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
+    return folder.absolute() / f"{source.stem}-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
+
+
+def _put(library: Path, kept: Path) -> None:
+    """Put a file in its place, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    part = kept.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        shutil.copyfile(library, part)
+        part.replace(kept)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

@@ -107,7 +107,9 @@ def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [C], biased variance [C] and number of values per channel [1] over all workers. x [b, C, H, W]."""
     channels = x.shape[1]
     values = x.numel() // channels
-    mean, variance = x.new_zeros(channels), x.new_zeros(channels)
+    mean, variance = torch.zeros(
+        (2, channels), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device
+    )  # not in bfloat16, which cannot count
     if values:
         # The one fused kernel for both: with momentum 1 the running statistics are the batch's, the variance unbiased.
         nnf.batch_norm(x, mean, variance, training=True, momentum=1.0)

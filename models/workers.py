@@ -8,7 +8,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["from_first_worker", "gathered", "is_first_worker", "merged_statistics", "summed", "worker_count"]
+__all__ = [
+    "agreed_reason",
+    "from_first_worker",
+    "gathered",
+    "is_first_worker",
+    "merged_statistics",
+    "summed",
+    "worker_count",
+]
 
 _T = TypeVar("_T")
 
@@ -30,6 +38,19 @@ def from_first_worker(value: _T) -> _T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def agreed_reason(reason: str | None) -> str | None:
+    """Why one of the workers cannot do a thing, None if all can: what they exchange depends on how each computes.
+
+    Args:
+        reason: why this worker cannot.
+    """
+    if worker_count() == 1:
+        return reason
+    reasons: list[str | None] = [None] * worker_count()
+    dist.all_gather_object(reasons, reason)
+    return next((found for found in reasons if found is not None), None)
 
 
 def gathered(x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ sample numbers, progress (which the project's methods take as a tensor, too), le
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -124,8 +125,8 @@ class CapturedStep(StaticStep):
         return self._loss
 
     def _aside(self, take: Callable[[], Tensor]) -> Tensor:
-        """On a stream of its own, as a recording wants its warm-up."""
-        stream = torch.cuda.Stream()
+        """On the stream of the recording, so that what libraries keep for a stream is there by then."""
+        stream = _recording_stream(self._source.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             loss = take()
@@ -134,18 +135,36 @@ class CapturedStep(StaticStep):
 
     def _record(self) -> bool:
         self._optimizer.zero_grad(set_to_none=True)
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), _recording_stream(self._source.device)
         try:
-            with torch.cuda.graph(graph):
+            # The outer one brings the former stream back after a failure, which the inner one does not.
+            with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream):
                 self._loss = super()._take()
         except RuntimeError as error:  # what a stream says that cannot record an operation, also out of memory
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            self.failure = (str(error).splitlines() or ["a CUDA error"])[0]
+            causes = list(_causes(error))
+            for cause in causes:
+                if isinstance(cause, torch.OutOfMemoryError):
+                    raise cause from None
+            self.failure = (str(causes[-1]).splitlines() or ["a CUDA error"])[0]
             torch.cuda.synchronize()
             return False
         self._graph = graph
         return True
+
+
+@functools.cache
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for the life of the process: libraries keep memory for each stream that they have seen."""
+    return torch.cuda.Stream(device)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it came after: the end of a failed recording fails, too, and says nothing of why."""
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, RuntimeError):
+            yield current
+        current = current.__context__
 
 
 def can_be_captured(method: Method, device: torch.device) -> bool:

@@ -329,6 +329,52 @@ def test_the_first_block_in_bfloat16_is_the_exact_one_rounded() -> None:
         assert (ours[name].double() - exact[name]).norm() < 0.05 * exact[name].norm(), name
 
 
+@pytest.mark.parametrize(
+    "shape", [(4, 2, 16, 16), (4, 1, 1, 30), (4, 1, 3, 4), (0, 1, 16, 16), (1, 1, 1, 1), (1, 16, 16)]
+)
+def test_what_the_blocks_cannot_take_is_answered_by_the_layers(shape: tuple[int, ...]) -> None:
+    """Other planes, nothing to pool, no samples: the same error or the same numbers, and statistics as they were."""
+    layers = FeatureExtractor(BACKBONES["paper"], (1, 61, 61))
+    answers = []
+    for extractor in (_fused(layers).train(), copy.deepcopy(layers).train()):
+        try:
+            answer: Any = extractor(torch.rand(shape)).shape
+        except (RuntimeError, ValueError) as error:
+            answer = str(error)
+        answers.append((answer, [value.tolist() for value in extractor.buffers()]))
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("place", range(4))
+def test_what_is_not_a_number_is_in_the_output_where_the_layers_have_it(training: bool, place: int) -> None:
+    """Wherever it is in a window: pooling lets it through."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(20).train(training)
+    x = torch.rand(3, 20, 4, 4)
+    x[1, ::3, 2 + place // 2, place % 2] = float("nan")
+    layers = nn.Sequential(norm, nn.MaxPool2d(2), nn.ReLU())
+    with torch.no_grad():
+        ours, theirs = fused_block._block(x, norm), layers(x)
+    assert theirs.isnan().any()
+    assert torch.equal(ours.isnan(), theirs.isnan())
+
+
+def test_the_variance_of_the_first_block_keeps_its_digits_where_taps_cancel() -> None:
+    """A level of each sample that no kernel sees, and that is tens of thousands times what they see."""
+    torch.manual_seed(0)
+    one_block = replace(BACKBONES["paper"], channels=(16,), kernels=(6,))
+    layers = FeatureExtractor(one_block, (1, 33, 40))
+    with torch.no_grad():
+        weight = layers.get_parameter("0.weight")
+        weight.copy_(weight / weight.std() * 0.3)
+        weight -= weight.mean(dim=(1, 2, 3), keepdim=True)
+        x = 1000 * (2 * torch.rand(32, 1, 1, 1) - 1) + 0.03 * torch.randn(32, 1, 33, 40)
+        ours = _fused(layers).train()(x).double()
+        exact = copy.deepcopy(layers).double().train()(x.double())
+    assert (ours - exact).norm() < 5e-3 * exact.norm()
+
+
 def test_one_value_has_no_variance() -> None:
     with pytest.raises(ValueError, match="more than 1 value"):
         fused_block._block(torch.rand(1, 4, 1, 1), nn.BatchNorm2d(4).train())

@@ -61,3 +61,18 @@ def test_another_compiler_or_source_does_not_find_what_the_first_one_made(tmp_pa
     source.write_text("int number(void) { return NUMBER + 0; }")
     _asked(tmp_path / "one", cache, source)
     assert len(list((cache / "study").iterdir())) == 3
+
+
+def test_a_folder_that_takes_nothing_is_done_without(tmp_path: Path) -> None:
+    """As one that is full: the library is used from where it was made."""
+    calls, cache, source = tmp_path / "calls", tmp_path / "cache", tmp_path / "some.c"
+    compiler = _compiler(tmp_path / "compiler", calls)
+    source.write_text("int number(void) { return NUMBER; }")
+    _asked(compiler, cache, source)
+    (kept,) = (cache / "study").iterdir()
+    kept.unlink()
+    kept.mkdir()  # nothing can be loaded from it, and no file can take its place
+    calls.write_text("")
+    _asked(compiler, cache, source)
+    assert calls.read_text() == "called\n"
+    assert not list((cache / "study").glob("*.part"))

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from worker_group import run_workers
 
+from models import precision
+from models.acceleration import accelerate
 from models.backbone import FeatureExtractor
 from models.fused_block import fuse_blocks
 from models.methods import METHODS, LabelledBatch, Method, NetworkShape, UnlabelledBatch, build_method
 from models.parallel import share_batches, shared_training_loss
+from models.precision import set_precision
 from models.settings import BACKBONES, METHOD_SETTINGS
 from models.workers import worker_count
 
@@ -121,6 +128,38 @@ def _fused(variant: str, samples: int) -> tuple[Arrays, Arrays]:
     return gradients, _plain(method.named_buffers())
 
 
+def _in_bfloat16(blocks: str) -> tuple[float, float, Arrays]:
+    """Loss, norm of the gradient and statistics of one step with convolutions in bfloat16."""
+    method = _method("HDA-shared").float()
+    set_precision(method, "bfloat16")
+    if blocks == "fused":
+        assert fuse_blocks(method, torch.bfloat16) is None
+    loss_of = method.training_loss if worker_count() == 1 else shared_training_loss(method)
+    source, target = _batches(0)
+    labelled = LabelledBatch(source.fingerprint.float(), source.position.float(), source.condition)
+    loss = loss_of(labelled, UnlabelledBatch(target.fingerprint.float()), 0.5)
+    loss.backward()
+    whole = float(np.linalg.norm([np.linalg.norm(value) for value in _gradients(method).values()]))
+    return float(loss.detach()), whole, _plain(method.named_buffers())
+
+
+def _with_one_that_cannot(folder: str) -> tuple[str, str, tuple[str, ...], float]:
+    """How workers compute if the second one has neither a compiler nor bfloat16, and that they do."""
+    torch.set_num_threads(1)
+    flags = {"avx512_bf16"}
+    if dist.get_rank() == 1:
+        os.environ["CC"] = "false"
+        os.environ["XDG_CACHE_HOME"] = folder
+        flags = set()
+    precision.processor_flags = lambda: flags  # of the machine that the worker is said to be on
+    method = _method("HDA-shared").float()
+    found = accelerate(method, "bfloat16", torch.device("cpu"))
+    source, target = _batches(0)
+    labelled = LabelledBatch(source.fingerprint.float(), source.position.float(), source.condition)
+    loss = shared_training_loss(method)(labelled, UnlabelledBatch(target.fingerprint.float()), 0.5)
+    return found.precision, found.blocks, found.notes, float(loss.detach())
+
+
 def _everything() -> dict[str, tuple[Arrays, ...]]:
     torch.set_num_threads(1)  # fused blocks are of one thread
     return {
@@ -173,6 +212,29 @@ def test_workers_with_fused_blocks_have_the_gradients_and_statistics_of_one(
             for name, value in wanted.items():
                 error = np.linalg.norm(got[name].astype(float) - value)
                 assert error <= bound * whole, f"{name}: {error:g} of {np.linalg.norm(value):g} in {whole:g}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", ["layers", "fused"])
+def test_workers_in_bfloat16_have_what_one_has(blocks: str, tmp_path: Path, one_thread: None) -> None:
+    loss, gradient, buffers = _in_bfloat16(blocks)
+    for got_loss, got_gradient, got_buffers in run_workers(2, tmp_path, _in_bfloat16, blocks):
+        assert got_loss == pytest.approx(loss, rel=0.02)
+        assert got_gradient == pytest.approx(gradient, rel=0.05)
+        for name, value in buffers.items():
+            np.testing.assert_allclose(got_buffers[name], value, rtol=0.02, atol=0.02, err_msg=name)
+
+
+@pytest.mark.slow
+def test_what_one_worker_lacks_none_uses(tmp_path: Path) -> None:
+    """What workers exchange depends on how they compute: they would wait for each other for ever."""
+    first, second = run_workers(2, tmp_path, _with_one_that_cannot, str(tmp_path / "cache"))
+    assert first == second
+    precision_, blocks, notes, loss = first
+    assert (precision_, blocks) == ("float32", "layers")
+    assert "no instructions for bfloat16" in notes[0]
+    assert "compiler" in notes[1]
+    assert math.isfinite(loss)
 
 
 @pytest.mark.slow

@@ -190,32 +190,12 @@ def test_a_second_driver_is_told_who_runs_the_study(run: Start, folder: Path, st
     third.ended()
 
 
-def test_a_full_disk_pauses_the_study(run: Start, folder: Path, undisturbed: dict[str, tuple[Any, ...]]) -> None:
-    # After two trials no file may grow beyond a few bytes: "file too large" stands for "no space left on device".
-    limit = """
-import resource, study.console
-shown = study.console.RunDisplay.trial_finished
-count = []
-def trial_finished(display, tables):
-    shown(display, tables)
-    count.append(tables)
-    if len(count) == 2:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-study.console.RunDisplay.trial_finished = trial_finished
-"""
-    driver = run(*FEW, before=limit)
-    assert driver.ended() == 2, driver.output()
-    assert "Traceback" not in driver.output()
-    assert "results cannot be written" in driver.output()
-    assert "run the same command again" in driver.output()
-    driver.wait_until_gone(driver.descendants)
-    kept = files(folder)
-    assert len(kept) == 2
-    assert not list(folder.rglob(".*.tmp"))
-    last = run(*FEW)
-    assert last.ended() == 0, last.output()
-    assert {name: files(folder)[name] for name in kept} == kept
-    assert is_part_of(table(folder), undisturbed)
+def _small_disk(place: Path) -> str | None:
+    """Mount a file system of 8 MB; why it cannot be done here, None if it was."""
+    if shutil.which("mount") is None:
+        return "there is no mount"
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", place], capture_output=True, text=True)
+    return made.stderr.strip() or f"exit code {made.returncode}" if made.returncode else None
 
 
 @pytest.fixture
@@ -223,15 +203,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MB for the results."""
     place = tmp_path / "results"
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", place], capture_output=True, text=True)
-    if made.returncode != 0:
-        pytest.skip(f"file systems cannot be mounted here: {made.stderr.strip()}")
+    if (reason := _small_disk(place)) is not None:
+        pytest.skip(f"file systems cannot be mounted here: {reason}")
     yield place
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
-@pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
-def test_a_disk_that_is_full_pauses_the_study(
+@pytest.fixture
+def no_small_disk(tmp_path: Path) -> None:
+    """Where file systems cannot be mounted."""
+    place = tmp_path / "tried"
+    place.mkdir()
+    if _small_disk(place) is None:
+        subprocess.run(["umount", "--lazy", place], check=True)
+        pytest.skip("a disk that is really full is tried here")
+
+
+def test_a_full_disk_pauses_the_study(
     small_disk: Path, run: Start, folder: Path, undisturbed: dict[str, tuple[Any, ...]]
 ) -> None:
     """A real one, which somebody else fills: also while it is full a run ends with a clear message."""
@@ -258,6 +246,36 @@ def test_a_disk_that_is_full_pauses_the_study(
     last = run(*FEW)
     assert last.ended() == 0, last.output()
     assert f"{FEW_TRIALS - len(kept)} trials executed, {len(kept)} were stored before" in last.output()
+    assert {name: files(folder)[name] for name in kept} == kept
+    assert is_part_of(table(folder), undisturbed)
+
+
+def test_files_that_cannot_grow_pause_the_study(
+    no_small_disk: None, run: Start, folder: Path, undisturbed: dict[str, tuple[Any, ...]]
+) -> None:
+    """Where no disk can be filled: after two trials no file may grow beyond a few bytes."""
+    limit = """
+import resource, study.console
+shown = study.console.RunDisplay.trial_finished
+count = []
+def trial_finished(display, tables):
+    shown(display, tables)
+    count.append(tables)
+    if len(count) == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+study.console.RunDisplay.trial_finished = trial_finished
+"""
+    driver = run(*FEW, before=limit)
+    assert driver.ended() == 2, driver.output()
+    assert "Traceback" not in driver.output()
+    assert "results cannot be written" in driver.output()
+    assert "run the same command again" in driver.output()
+    driver.wait_until_gone(driver.descendants)
+    kept = files(folder)
+    assert len(kept) == 2
+    assert not list(folder.rglob(".*.tmp"))
+    last = run(*FEW)
+    assert last.ended() == 0, last.output()
     assert {name: files(folder)[name] for name in kept} == kept
     assert is_part_of(table(folder), undisturbed)
 
