@@ -12,7 +12,7 @@ from models.settings import BACKBONES
 from study.data.dataset import LabelledSamples, TrainingData, UnlabelledSamples
 from study.data.synthesis import Fingerprints
 from study.spec.trial import TrainingSettings
-from study.steps import CapturedStep, EagerStep, StaticStep, can_be_captured
+from study.steps import CapturedStep, EagerStep, StaticStep, _causes, can_be_captured
 from study.training import _optimizer, _schedule
 
 SHAPE = NetworkShape((1, 16, 16), conditions=3, backbone=BACKBONES["small"])
@@ -73,6 +73,21 @@ def test_only_steps_of_the_project_on_a_gpu_are_captured() -> None:
     assert not can_be_captured(dcnn, torch.device("cpu"))
     assert can_be_captured(dcnn, torch.device("cuda"))
     assert not can_be_captured(own, torch.device("cuda"))
+
+
+def test_the_cause_of_a_failed_recording_is_told() -> None:
+    """Its end fails, too, on the way out, and says nothing of the operation."""
+
+    class Recording:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *_: object) -> None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    with pytest.raises(RuntimeError, match="previous error") as caught, Recording():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    *_, first = _causes(caught.value)
+    assert isinstance(first, torch.OutOfMemoryError)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
