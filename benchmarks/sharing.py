@@ -12,7 +12,7 @@ and the weights of stacked networks are held against those of single ones for si
 
 What a step could take at least: its products and sums at the rate of a large matrix product here, or the least that the
 outputs of its convolutions move through memory (written once and read once forward, the same for their gradients)
-at the rate of a copy.
+at the rate of a copy. On a busy machine the figures mean little. With the defaults it takes several minutes.
 """
 
 from __future__ import annotations
@@ -98,15 +98,17 @@ def single_step(task: dict[str, Any], seed: int, *, plain: bool = False) -> tupl
     from models.acceleration import accelerate
     from models.precision import set_precision
 
-    method = _method(task, seed)
+    method, fused = _method(task, seed), False
     if plain:
         set_precision(method, task["precision"])
     else:
-        for note in accelerate(method, task["precision"], torch.device(task["device"])).notes:
+        found = accelerate(method, task["precision"], torch.device(task["device"]))
+        fused = found.blocks == "fused"
+        for note in found.notes:
             print(note, file=sys.stderr)
     optimizer = _optimizer(method.parameters(), task)
     take, how = _step(method, method.training_loss, optimizer, _data(task), task["batch"], eager=plain)
-    return take, how, method
+    return take, (lambda: "fused") if fused else how, method
 
 
 def stacked_step(task: dict[str, Any], seeds: list[int]) -> tuple[Take, Any, dict[str, Any]]:
@@ -333,6 +335,10 @@ def main() -> None:
 
     device, precision = arguments.device, arguments.precision
     cores = len(os.sched_getaffinity(0))
+    if min(arguments.at_once) < 1 or min(arguments.batch, arguments.steps, arguments.rounds) < 1:
+        parser.error("--at-once, --batch, --steps and --rounds are at least 1")
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch finds no GPU here")
     print(
         f"{arguments.preset} network, batch {arguments.batch}, {precision}, torch {torch.__version__}, "
         + (torch.cuda.get_device_name() if device == "cuda" else f"{cores} cores")
@@ -381,11 +387,14 @@ def main() -> None:
                 ms = statistics.median(each)
                 if side == "processes" and count == arguments.at_once[0]:
                     base = ms
+                name = {"processes": "process" if count == 1 else "processes"}.get(side, side)
                 print(
-                    f"  {count} {side:9} {ms:8.2f} ms a trial's step ({min(each):.2f} – {max(each):.2f}), "
-                    f"× {base / ms:.2f} of {arguments.at_once[0]}, {rows[0][2]}, {max(row[1] for row in rows):.0f} MB, "
-                    f"at least {bound['products']:.2f} ms by products ({100 * bound['products'] / ms:.0f} %), "
-                    f"{bound['memory']:.2f} by memory ({100 * bound['memory'] / ms:.0f} %)"
+                    f"  {count} {name:9} {ms:8.2f} ms a trial's step ({min(each):.2f} – {max(each):.2f}), "
+                    f"× {base / ms:.2f} as fast as {arguments.at_once[0]}, {rows[0][2]}, "
+                    f"{max(row[1] for row in rows):.0f} MB; the least by products is {bound['products']:.2f} ms "
+                    f"({100 * bound['products'] / ms:.0f} % of it), by memory {bound['memory']:.2f} "
+                    f"({100 * bound['memory'] / ms:.0f} %)",
+                    flush=True,
                 )
 
 

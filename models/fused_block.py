@@ -66,7 +66,7 @@ def fuse_blocks(network: nn.Module, dtype: torch.dtype = torch.float32) -> str |
 def _why_not(dtype: torch.dtype) -> str | None:
     """Why this process cannot fuse blocks, None if it can."""
     if torch.get_num_threads() > 1:
-        return "the process has several threads"
+        return "the process has several threads, and the faster way has one"
     try:
         _library(dtype)
     except Unavailable as reason:

@@ -56,6 +56,8 @@ def _compiled(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL | str:
         return f"there is no C compiler ({', '.join(_COMPILERS)})"
     try:
         command = [*shlex.split(names[0]), *_FLAGS, *flags]
+        if shutil.which(command[0]) is None:
+            return f"the C compiler {names[0]} of $CC is not there"
         kept = _kept(source, command)
         if kept is not None and kept.exists():
             with suppress(OSError):  # damaged: made again

@@ -39,6 +39,8 @@ _PROVENANCE = (
     ("data_hash", "Data hash"),
     ("spec_hash", "Spec hash"),
 )
+# Notes of trials that are told of: they seldom differ.
+_MOST_NOTES = 5
 
 
 @dataclass(frozen=True)
@@ -317,8 +319,24 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         if found:
             several = f" ({len(found)} different ones)" if len(found) > 1 else ""
             facts.append((label, ", ".join(found) + several))
+    facts += _computation(results)
     facts.append(("Report by", f"study {__version__}"))
     return facts
+
+
+def _computation(results: Results) -> list[tuple[str, str]]:
+    """How trials were computed, and what was slower or other than asked for: from their rows, which no table shows."""
+    trained = [trial for trial in results.trials if trial.text("step")]
+    ways = Counter(f"{trial.text('step')} steps, {trial.text('precision') or 'unknown'}" for trial in trained)
+    facts = [("Computed with", "; ".join(f"{way} ({_trials(count)})" for way, count in sorted(ways.items())))]
+    notes = Counter(note for trial in trained if (note := trial.text("notes")))
+    said = [f"{note} ({_trials(count)})" for note, count in notes.most_common(_MOST_NOTES)]
+    said += [f"{len(notes) - _MOST_NOTES} more in the rows"] if len(notes) > _MOST_NOTES else []
+    return [*(facts if ways else []), *([("Other than asked for", "; ".join(said))] if said else [])]
+
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"
 
 
 # ------------------------------------------------------------------------------------------------- Markdown

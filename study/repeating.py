@@ -46,11 +46,15 @@ class Comparison:
 
     Attributes:
         stored, again: the two rows.
+        place: the results folder that holds the stored one.
+        others: further folders that hold a trial of that key.
         equal: state and every metric agree.
     """
 
     stored: dict[str, Any]
     again: dict[str, Any]
+    place: str
+    others: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -72,7 +76,8 @@ def repeat_trial(key: str, stores: Sequence[Store], on_epoch: Callable[[str], No
         ResultsError: no such trial, its configuration is none of this version, or its site is gone or changed.
         DataError: the site cannot be read.
     """
-    store = next((item for item in stores if item.keys(key)), stores[0])
+    holding = [item for item in stores if item.keys(key)] or [stores[0]]
+    store, places = holding[0], [str(item.location) for item in holding]
     stored = store.find(key)
     described = store.read_site() or {}
     trial = _stored_trial(stored, store)
@@ -96,7 +101,7 @@ def repeat_trial(key: str, stores: Sequence[Store], on_epoch: Callable[[str], No
             try:
                 record = next(run)
             except StopIteration as end:
-                return Comparison(stored, end.value.row)
+                return Comparison(stored, end.value.row, places[0], tuple(places[1:]))
             on_epoch(f"epoch {record.epoch}: validation RMSE {record.validation_rmse_m:.3f} m")
             best = record if best is None or record.beats(best, locates=trial.locates) else best
             if stored["state"] == "pruned" and record.epoch == stored["epochs"]:  # it was stopped here
@@ -106,7 +111,8 @@ def repeat_trial(key: str, stores: Sequence[Store], on_epoch: Callable[[str], No
                     "validation_rmse_m": best.validation_rmse_m,
                     "validation_accuracy": best.validation_accuracy,
                 }
-                return Comparison(stored, {**dict.fromkeys(stored), **Provenance.here().as_row(), **again})
+                row = {**dict.fromkeys(stored), **Provenance.here().as_row(), **again}
+                return Comparison(stored, row, places[0], tuple(places[1:]))
     finally:
         torch.set_num_threads(before)
 
@@ -123,6 +129,12 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     for name in METRICS:
         table.add_row(name, _text(stored.get(name)), _text(again.get(name)))
     console.print(table)
+    if comparison.others:
+        console.print(
+            f"stored in {comparison.place}; a trial of this key is also in {', '.join(comparison.others)}: "
+            "--study says which is meant",
+            markup=False,
+        )
     if comparison.equal:
         console.print("the same result")
         return

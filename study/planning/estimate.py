@@ -553,7 +553,7 @@ def _numbered(values: Sequence[str]) -> NDArray[np.int64]:
 def _in_words(machine: MachineKind) -> str:
     gpus = f", {machine.gpus} × {machine.gpu or 'GPU'}" if machine.gpus else ""
     spot = ", spot" if machine.spot else ""
-    return f"{machine.count} × {machine.name} ({machine.cpus:g} CPUs{gpus}{spot})"
+    return f"{machine.count} × {machine.name} ({machine.cpus:g} CPU{'' if machine.cpus == 1 else 's'}{gpus}{spot})"
 
 
 def _some(words: Sequence[str]) -> str:

@@ -333,9 +333,12 @@ def _observation(row: Mapping[str, Any]) -> Observation:
 def of_study(store: Store, name: str) -> list[Observation]:
     """What the trials of a study tell: seconds of steps, evaluations and set-up, memory, and the engine's overhead.
 
-    Rows that were written before these were recorded tell nothing, and neither do trials that did not end well.
+    Rows that were written before these were recorded tell nothing, and neither do trials that did not end well, nor
+    those that were slower than trials are, such as for want of a compiler.
     """
-    rows = [row for row in store.load().rows.values() if row["state"] == "done" and _is_timed(row)]
+    rows = [
+        row for row in store.load().rows.values() if row["state"] == "done" and _is_timed(row) and not _is_slowed(row)
+    ]
     plan = read_plan(store.folder)
     trainer = "tune" if plan is None or isinstance(plan, str) else plan.trainer
     values: dict[tuple[Quantity, str, Device, WorkKey | None, str, Versions], list[float]] = defaultdict(list)
@@ -399,6 +402,11 @@ def of_study(store: Store, name: str) -> list[Observation]:
     ]  # fmt: skip
     told = [item for item in found if item is not None] + of_engine(store, name, rows, trainer)
     return [item for item in told if is_sound(item)]
+
+
+def _is_slowed(row: Mapping[str, Any]) -> bool:
+    """Whether a trial was computed in a slower way than its device has; with several threads there is no other."""
+    return row.get("step") == "eager" and row["device"] == "cpu" and row["threads"] == 1
 
 
 def _is_timed(row: Mapping[str, Any]) -> bool:

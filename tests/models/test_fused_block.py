@@ -406,7 +406,7 @@ print(found.blocks, *found.notes)
     ("environment", "words"),
     [
         ({"CC": "", "PATH": "/nowhere"}, "there is no C compiler"),
-        ({"CC": "/nowhere/cc"}, "cannot be used"),
+        ({"CC": "/nowhere/cc"}, "compiler /nowhere/cc of $CC is not there"),
         ({"CC": "false"}, "failed"),
         ({"CC": "true"}, "cannot be used"),
     ],

@@ -204,6 +204,16 @@ def test_rows_of_before_tell_nothing(study: Store) -> None:
     assert of_study(old, "old") == []
 
 
+@pytest.mark.parametrize(("threads", "counts"), [(1, False), (2, True)])
+def test_trials_that_were_slower_than_they_had_to_be_tell_nothing(study: Store, threads: int, counts: bool) -> None:
+    """Without a compiler, say: layer by layer, which with several threads is the only way."""
+    row = dict(next(row for row in study.load().rows.values() if row["method"] == "HDA"))
+    slow = Store(study.folder.parent / f"slow{threads}")
+    with slow.locked():
+        slow.write(TrialTables({**row, "step": "eager", "threads": threads}))
+    assert any(item.quantity == "step_s" for item in of_study(slow, "slow")) == counts
+
+
 @pytest.mark.parametrize(
     "change",
     [

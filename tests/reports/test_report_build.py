@@ -54,6 +54,17 @@ def test_the_terminal_gets_headline_and_main_tables(report: ReportFiles) -> None
     assert [len(table.rows) for table in report.terminal_tables] == [7, 2]
 
 
+def test_a_report_says_how_trials_were_computed_and_what_they_could_not_have(folder: Path) -> None:
+    store = Store(folder, spec())
+    note = "precision bfloat16 is not available, and float32 was used: the processor has no instructions for bfloat16"
+    for seed in range(3):
+        store.add("DCNN", seed, step="fused", precision="float32", notes=note if seed else None)
+    written = build_report(folder)
+    for text in (html.unescape(written.html.read_text()), written.markdown.read_text()):
+        assert "fused steps, float32 (3 trials)" in text
+        assert f"{note} (2 trials)" in text
+
+
 def test_the_page_is_self_contained(page: str) -> None:
     without_namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
     assert not re.search(r"https?://|//[a-z0-9.-]+\.[a-z]{2,}/", without_namespaces)

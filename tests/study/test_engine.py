@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -389,7 +390,13 @@ def test_the_trial_processes_of_a_machine_have_one_copy_of_their_fingerprints(
     assert list(shared_folder(str(tmp_path)).iterdir()) == []
     # What they find is what a process finds that has its own.
     key = next(row["key"] for row in rows)
-    assert cli("rerun", key, "--study", tmp_path / "results" / "small").code == 0
+    repeated = cli("rerun", key, "--study", tmp_path / "results" / "small")
+    assert repeated.code == 0
+    assert "also in" not in repeated.out
+    shutil.copytree(tmp_path / "results" / "small", tmp_path / "results" / "tiny")
+    repeated = cli("rerun", key, "--results", tmp_path / "results")
+    assert repeated.code == 0
+    assert f"stored in {tmp_path}/results/small; a trial of this key is also in {tmp_path}/results/tiny" in repeated.out
 
 
 @pytest.mark.parametrize(
