@@ -335,8 +335,8 @@ def main() -> None:
 
     device, precision = arguments.device, arguments.precision
     cores = len(os.sched_getaffinity(0))
-    if min(arguments.at_once) < 1 or min(arguments.batch, arguments.steps, arguments.rounds) < 1:
-        parser.error("--at-once, --batch, --steps and --rounds are at least 1")
+    if min(*arguments.at_once, arguments.batch - 1, arguments.steps, arguments.rounds) < 1:
+        parser.error("--at-once, --steps and --rounds are at least 1, --batch 2")
     if device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no GPU here")
     print(

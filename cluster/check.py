@@ -37,6 +37,7 @@ __all__ = [
 CONNECT_TIMEOUT_S = 5.0
 _THE_FILE = "the cluster file"
 _SHOWN_NODES = 6
+_OBJECT_STORE_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,28 @@ def check_local(cluster: Cluster, *, source: str = _THE_FILE, machine: Node | No
         return
     if cluster.address == "auto" and _ray_runs_here():
         return
-    check_resources(cluster, machine or this_machine(), source=source)
+    machine = machine or this_machine()
+    check_resources(cluster, machine, source=source)
+    if cluster.address == "local":
+        _check_object_store(cluster, machine.memory_bytes or free_machine_bytes(), source)
     if cluster.address == "auto":
         raise ClusterError(
             "no Ray cluster runs on this machine",
             where=f"{source}: address: auto",
             allowed="auto on a node of a running cluster, or local",
             fix="launch the cluster with `ray up` and run the study on its head node, or write address: local",
+        )
+
+
+def _check_object_store(cluster: Cluster, free_bytes: int, source: str) -> None:
+    """Whether Ray's shared memory leaves memory for the trials: Ray itself finds out when it has half started."""
+    most = int(_OBJECT_STORE_SHARE * free_bytes / 2**20)
+    if cluster.object_store_mb is not None and cluster.object_store_mb > most:
+        raise ClusterError(
+            f"Ray's shared memory would take {cluster.object_store_mb} MB of {free_bytes // 2**20} MB that are free",
+            where=f"{source}: object_store_mb: {cluster.object_store_mb}",
+            allowed=f"at most {most} on this machine now",
+            fix="write less, or leave object_store_mb out: Ray then chooses",
         )
 
 

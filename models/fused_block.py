@@ -36,6 +36,7 @@ _SOURCE = Path(__file__).with_suffix(".c")
 # The C source says what they are.
 _LANES, _MOST_TAPS = 16, 64
 _FLAGS = (f"-DLANES={_LANES}", f"-DMOST_TAPS={_MOST_TAPS}")
+_FUNCTIONS = ("statistics", "forward", "gradient_sums", "backward", "first_moments", "first_forward", "first_backward")
 _TYPES = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
 
 
@@ -360,4 +361,7 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL:
     Raises:
         Unavailable: they cannot be compiled or loaded here.
     """
-    return compiled_library(_SOURCE, *_FLAGS, *_TYPES[dtype])
+    library = compiled_library(_SOURCE, *_FLAGS, *_TYPES[dtype])
+    if missing := [name for name in _FUNCTIONS if not hasattr(library, name)]:
+        raise Unavailable(f"what the C compiler made lacks {missing[0]}")
+    return library

@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import uuid
@@ -24,6 +25,7 @@ __all__ = ["Unavailable", "compiled_library"]
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
 _COMPILE_LIMIT_S = 60
+_DIGEST = hashlib.sha256().digest_size
 
 
 class Unavailable(Exception):  # noqa: N818 - no failure: torch does the same
@@ -59,14 +61,14 @@ def _compiled(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL | str:
         if shutil.which(command[0]) is None:
             return f"the C compiler {names[0]} of $CC is not there"
         kept = _kept(source, command)
-        if kept is not None and kept.exists():
-            with suppress(OSError):  # damaged: made again
+        if kept is not None and _is_whole(kept):
+            with suppress(OSError):  # a folder from which nothing may be run
                 return ctypes.CDLL(str(kept))
         with tempfile.TemporaryDirectory(prefix="study-") as folder:
             library = Path(folder) / f"{source.stem}.so"
             subprocess.run(
                 [*command, str(source), "-o", str(library)],
-                check=True, capture_output=True, text=True, timeout=_COMPILE_LIMIT_S,
+                check=True, capture_output=True, text=True, errors="replace", timeout=_COMPILE_LIMIT_S,
             )  # fmt: skip
             if kept is not None:
                 with suppress(OSError):  # a folder that is full or read-only, or from which nothing may be run
@@ -76,7 +78,9 @@ def _compiled(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL | str:
     except subprocess.CalledProcessError as error:
         words = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[0]
         return f"the C compiler {names[0]} failed: {words}"
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        return f"the C compiler {names[0]} did not end within {_COMPILE_LIMIT_S} s"
+    except (OSError, ValueError) as error:
         return f"what the C compiler {names[0]} made cannot be used: {error}"
 
 
@@ -109,15 +113,31 @@ def _kept(source: Path, command: Sequence[str]) -> Path | None:
 
 
 def _put(library: Path, kept: Path) -> None:
-    """Put a file in its place, whole or not at all.
+    """Put a library in its place, whole or not at all, and behind it what tells that it is whole.
 
     Raises:
         OSError: it cannot be written there.
     """
     part = kept.with_name(f".{uuid.uuid4().hex}.part")
+    content = library.read_bytes()
     try:
-        shutil.copyfile(library, part)
+        with part.open("xb") as file:
+            file.write(content + hashlib.sha256(content).digest())  # loaders do not mind what comes after the end
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(0o700)
         part.replace(kept)
     except OSError:
         part.unlink(missing_ok=True)
         raise
+
+
+def _is_whole(kept: Path) -> bool:
+    """Whether this is a library as `_put` left it: to load one that was cut short would end the process."""
+    try:
+        if not stat.S_ISREG(kept.stat().st_mode):
+            return False
+        content = kept.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-_DIGEST]).digest() == content[-_DIGEST:]

@@ -109,6 +109,15 @@ def manifests() -> dict[str, dict]:
     return {manifest["kind"]: manifest for manifest in yaml.safe_load_all(text)}
 
 
+def test_shared_memory_leaves_some_for_the_trials() -> None:
+    machine = Node(cpus=2, gpus=0, memory_bytes=1000 * 2**20)
+    check_local(Cluster(object_store_mb=800), machine=machine)
+    with pytest.raises(ClusterError, match="would take 801 MB of 1000 MB") as caught:
+        check_local(Cluster(object_store_mb=801), source="mine.yaml", machine=machine)
+    assert caught.value.where == "mine.yaml: object_store_mb: 801"
+    assert "at most 800" in str(caught.value.allowed)
+
+
 def test_the_kubernetes_file_is_a_ray_job(manifests: dict[str, dict]) -> None:
     schema = json.loads((Path(__file__).parent / "rayjob_schema.json").read_text())
     validator = jsonschema.Draft202012Validator(schema)

@@ -402,6 +402,22 @@ print(found.blocks, *found.notes)
 """
 
 
+def test_a_library_without_the_functions_is_not_used(tmp_path: Path) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(
+        '#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\nexec cc -shared -fPIC -x c /dev/null -o "$2"\n'
+    )
+    compiler.chmod(0o755)
+    run = subprocess.run(
+        [sys.executable, "-c", BROKEN],
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin", "CC": str(compiler),
+             "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    assert run.stdout.startswith("layers ")
+    assert "lacks statistics" in run.stdout
+
+
 @pytest.mark.parametrize(
     ("environment", "words"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,14 @@ def test_what_was_compiled_is_kept_for_other_processes(tmp_path: Path) -> None:
     assert calls_of_a_process() == 1
     assert calls_of_a_process() == 0
     (kept,) = (cache / "study").iterdir()
-    kept.write_bytes(b"not a library")
+    whole = kept.read_bytes()
+    # Garbage, nothing, and what a loader takes for a library until it reads beyond the end.
+    for damaged in (b"not a library", b"", whole[: len(whole) // 2], whole[:-1]):
+        kept.write_bytes(damaged)
+        assert calls_of_a_process() == 1
+        assert calls_of_a_process() == 0
+    kept.unlink()
+    os.mkfifo(kept)  # to read from it would wait for ever
     assert calls_of_a_process() == 1
     assert calls_of_a_process() == 0
     (cache / "study").chmod(0o777)
