@@ -23,6 +23,7 @@ from reports.sections import figure_title, sections
 from reports.tables import TABLES, Table
 from study import __version__
 from study.errors import ResultsError
+from study.selection import config_value
 
 if TYPE_CHECKING:
     import rich.table
@@ -257,6 +258,7 @@ def _page(results: Results) -> Page:
         warnings.append(f"{files} left out; see the notes of the first table.")
     if isinstance(results.plan, str):
         warnings.append(f"The damaged plan.json was left out: {results.plan}.")
+    warnings += _other_precisions(results)
     split = tables.describe_split(results)
     # Whoever copies one table or figure takes along what it is of.
     drawn = [_with_words(item, split) if isinstance(item, Figure) else item for item in drawn]
@@ -333,6 +335,20 @@ def _computation(results: Results) -> list[tuple[str, str]]:
     said = [f"{note} ({_trials(count)})" for note, count in notes.most_common(_MOST_NOTES)]
     said += [f"{len(notes) - _MOST_NOTES} more in the rows"] if len(notes) > _MOST_NOTES else []
     return [*(facts if ways else []), *([("Other than asked for", "; ".join(said))] if said else [])]
+
+
+def _other_precisions(results: Results) -> list[str]:
+    """Trials that are shown under a precision in which they were not computed, for their machine has none of it."""
+    ways: Counter[tuple[str, str]] = Counter()
+    for trial in results.trials:
+        asked, used = config_value(trial.config, "training.precision"), trial.text("precision")
+        if used and isinstance(asked, str) and asked != used:
+            ways[asked, used] += 1
+    return [
+        f"{_trials(count)} under precision {asked} {'was' if count == 1 else 'were'} computed in {used}: the machine "
+        f"has no {asked}, and they say nothing of it."
+        for (asked, used), count in sorted(ways.items())
+    ]
 
 
 def _trials(count: int) -> str:

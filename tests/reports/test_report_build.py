@@ -63,6 +63,19 @@ def test_a_report_says_how_trials_were_computed_and_what_they_could_not_have(fol
     for text in (html.unescape(written.html.read_text()), written.markdown.read_text()):
         assert "fused steps, float32 (3 trials)" in text
         assert f"{note} (2 trials)" in text
+        assert "under precision" not in text
+
+
+def test_trials_under_a_precision_that_their_machine_lacks_are_told_of(folder: Path) -> None:
+    """A table would show them as if they had been computed in it, and a search let it win."""
+    described = spec()
+    described["base"]["training"]["precision"] = "bfloat16"
+    store = Store(folder, described)
+    for seed in range(3):
+        store.add("DCNN", seed, step="fused", precision="float32" if seed else "bfloat16")
+    written = build_report(folder)
+    for text in (html.unescape(written.html.read_text()), written.markdown.read_text()):
+        assert "2 trials under precision bfloat16 were computed in float32" in text
 
 
 def test_the_page_is_self_contained(page: str) -> None:
