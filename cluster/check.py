@@ -259,7 +259,8 @@ def _gpu_key(cluster: Cluster) -> tuple[str, float]:
 
 
 def _resources_key(cluster: Cluster) -> str:
-    return "resources_per_trial" if cluster.resources_per_worker is None else "resources_per_worker"
+    several = cluster.resources_per_worker is not None or cluster.workers_per_trial > 1
+    return "resources_per_worker" if several else "resources_per_trial"
 
 
 def _listed(machines: Sequence[Node]) -> str:

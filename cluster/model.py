@@ -356,7 +356,11 @@ class Cluster(_Frozen):
     def _wrong_resources(self) -> list[InvalidValue]:
         """Resources that contradict each other."""
         problems = []
-        key = "resources_per_trial" if self.resources_per_worker is None else "resources_per_worker"
+        key = (
+            "resources_per_trial"
+            if self.resources_per_worker is None and self.workers_per_trial == 1
+            else "resources_per_worker"
+        )
         worker, workers = self.per_worker, self.workers_per_trial
         chosen = self.resources_per_worker or self.resources_per_trial
         if self.slots_per_gpu is not None and "gpu" in chosen.model_fields_set:
