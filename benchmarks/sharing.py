@@ -22,13 +22,14 @@ import copy
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+from side_by_side import run_together
 
 SHAPES = {"small": (1, 16, 32), "paper": (1, 64, 64)}
 _WARM_UP = 8
@@ -226,33 +227,7 @@ def worker(task: dict[str, Any]) -> None:
 
 def turn(tasks: list[dict[str, Any]]) -> tuple[float, float, str]:
     """Seconds from the common start to the last one's end, memory of all [MB; CUDA's own not counted], kind of step."""
-    command = [sys.executable, __file__, "--worker"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    pipe = subprocess.PIPE
-    running = [
-        subprocess.Popen([*command, json.dumps(task)], stdin=pipe, stdout=pipe, text=True, env=environment)
-        for task in tasks
-    ]
-    try:
-        for process in running:
-            assert process.stdout is not None
-            if process.stdout.readline().strip() != "ready":
-                raise SystemExit("a process of the benchmark ended before it began; see above")
-        began = time.perf_counter()
-        for process in running:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        found = []
-        for process in running:
-            assert process.stdout is not None
-            found.append(json.loads(process.stdout.readline()))
-        seconds = time.perf_counter() - began  # before the processes end, which takes longer than a step
-        for process in running:
-            process.communicate()
-    finally:
-        for process in running:
-            process.kill()
+    found, seconds = run_together(__file__, tasks, lines=1)
     return seconds, sum(row["memory_mb"] for row in found), found[0]["kind"]
 
 
@@ -300,7 +275,6 @@ def least(task: dict[str, Any], macs_per_s: float, bytes_per_s: float) -> dict[s
         multi_task=method.settings.twin,
         twin=False,
         conditions=3 if method.settings.joint else 0,
-        adversarial=task["method"] == "RDA",
     )
     moved = 0
     extractor = next(module for module in method.modules() if isinstance(module, FeatureExtractor))

@@ -15,12 +15,12 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
+
+from side_by_side import run_together
 
 SYSTEMS = {
     "small": {"antennas": [4, 4], "subcarriers": 32, "bandwidth_mhz": 20},
@@ -85,40 +85,6 @@ def worker(task: dict[str, Any]) -> None:
         print(json.dumps(row), flush=True)
 
 
-def rows_of(tasks: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
-    """What the processes of a side found, and the seconds from their common start to the last one's end."""
-    root = str(Path(__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": root}
-    running = [
-        subprocess.Popen(
-            [sys.executable, __file__, "--worker", json.dumps(task)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for task in tasks
-    ]
-    try:
-        for process in running:
-            assert process.stdout is not None
-            if process.stdout.readline().strip() != "ready":
-                raise SystemExit("a process of the benchmark ended before it began; see above")
-        began = time.perf_counter()
-        for process in running:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        outputs = [process.communicate()[0] for process in running]
-        seconds = time.perf_counter() - began
-        if any(process.returncode for process in running):
-            raise SystemExit("a process of the benchmark failed; see above")
-    finally:
-        for process in running:
-            process.kill()
-    return [json.loads(line) for output in outputs for line in output.splitlines()], seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(SYSTEMS), default="small")
@@ -171,7 +137,7 @@ def main() -> None:
                         }
                         for n in range(at_once)
                     ]
-                    rows, seconds = rows_of(tasks)
+                    rows, seconds = run_together(__file__, tasks, arguments.trials)
                     found[side] += rows
                     rates[side].append(3600 * len(rows) / seconds)
             for side in found:

@@ -218,7 +218,7 @@ def _count_slots(cluster: Cluster, machines: Sequence[Node], source: str) -> int
         on_one = " on one machine" if len(machines) > 1 else ""
         raise ClusterError(
             f"not one trial fits: {one} {each}{on_one}",
-            where=f"{source}: {_resources_key(cluster)}",
+            where=f"{source}: {cluster.resources_key}",
             allowed=f"what is there: {there}",
             fix="ask for less per trial, or use a larger machine",
         )
@@ -255,12 +255,7 @@ def _gpu_key(cluster: Cluster) -> tuple[str, float]:
     """The key that says how many GPUs a worker wants, and its value."""
     if cluster.slots_per_gpu is not None:
         return "slots_per_gpu", cluster.slots_per_gpu
-    return f"{_resources_key(cluster)}.gpu", cluster.per_worker.gpu
-
-
-def _resources_key(cluster: Cluster) -> str:
-    several = cluster.resources_per_worker is not None or cluster.workers_per_trial > 1
-    return "resources_per_worker" if several else "resources_per_trial"
+    return f"{cluster.resources_key}.gpu", cluster.per_worker.gpu
 
 
 def _listed(machines: Sequence[Node]) -> str:

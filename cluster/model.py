@@ -356,11 +356,7 @@ class Cluster(_Frozen):
     def _wrong_resources(self) -> list[InvalidValue]:
         """Resources that contradict each other."""
         problems = []
-        key = (
-            "resources_per_trial"
-            if self.resources_per_worker is None and self.workers_per_trial == 1
-            else "resources_per_worker"
-        )
+        key = self.resources_key
         worker, workers = self.per_worker, self.workers_per_trial
         chosen = self.resources_per_worker or self.resources_per_trial
         if self.slots_per_gpu is not None and "gpu" in chosen.model_fields_set:
@@ -397,6 +393,12 @@ class Cluster(_Frozen):
                 )
             )
         return problems
+
+    @property
+    def resources_key(self) -> str:
+        """The key that says, or would say, what each worker gets."""
+        several = self.resources_per_worker is not None or self.workers_per_trial > 1
+        return "resources_per_worker" if several else "resources_per_trial"
 
     @property
     def uses_ray_train(self) -> bool:

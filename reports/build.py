@@ -21,6 +21,7 @@ from reports.html_page import report_html
 from reports.results import STATES, Results, axis_label, load_results, value_label
 from reports.sections import figure_title, sections
 from reports.tables import TABLES, Table
+from reports.tables.words import plural
 from study import __version__
 from study.errors import ResultsError
 from study.selection import config_value
@@ -330,9 +331,9 @@ def _computation(results: Results) -> list[tuple[str, str]]:
     """How trials were computed, and what was slower or other than asked for: from their rows, which no table shows."""
     trained = [trial for trial in results.trials if trial.text("step")]
     ways = Counter(f"{trial.text('step')} steps, {trial.text('precision') or 'unknown'}" for trial in trained)
-    facts = [("Computed with", "; ".join(f"{way} ({_trials(count)})" for way, count in sorted(ways.items())))]
+    facts = [("Computed with", "; ".join(f"{way} ({plural(count, 'trial')})" for way, count in sorted(ways.items())))]
     notes = Counter(note for trial in trained if (note := trial.text("notes")))
-    said = [f"{note} ({_trials(count)})" for note, count in notes.most_common(_MOST_NOTES)]
+    said = [f"{note} ({plural(count, 'trial')})" for note, count in notes.most_common(_MOST_NOTES)]
     said += [f"{len(notes) - _MOST_NOTES} more in the rows"] if len(notes) > _MOST_NOTES else []
     return [*(facts if ways else []), *([("Other than asked for", "; ".join(said))] if said else [])]
 
@@ -345,14 +346,10 @@ def _other_precisions(results: Results) -> list[str]:
         if used and isinstance(asked, str) and asked != used:
             ways[asked, used] += 1
     return [
-        f"{_trials(count)} under precision {asked} {'was' if count == 1 else 'were'} computed in {used}: the machine "
-        f"has no {asked}, and they say nothing of it."
+        f"{plural(count, 'trial')} under precision {asked} {'was' if count == 1 else 'were'} computed in {used}: the "
+        f"machine has no {asked}, and they say nothing of it."
         for (asked, used), count in sorted(ways.items())
     ]
-
-
-def _trials(count: int) -> str:
-    return "1 trial" if count == 1 else f"{count} trials"
 
 
 # ------------------------------------------------------------------------------------------------- Markdown
