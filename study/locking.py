@@ -36,6 +36,9 @@ __all__ = ["FolderLock", "LockTimes", "Owner", "RemoteLock"]
 
 _LOCK = ".lock"
 _MOST_BYTES = 4096
+# All claims of an object store have one size: an object's size and its content are asked for one after the other, so
+# that a reader would see half of a claim that has just become longer, and take it for none.
+_CLAIM_BYTES = 1024
 # A lock file is empty for a moment while its new owner writes its name, and `study status` holds it for a moment.
 _PATIENCE_S = 2.0
 _POLL_S = 0.05
@@ -402,7 +405,8 @@ class RemoteLock:
 
     def _put(self, holds: bool) -> None:
         began = _now_s()
-        self._remote.put(self._name, _Record.of_this_process(self._token, holds, self._since_s).content())
+        record = _Record.of_this_process(self._token, holds, self._since_s)
+        self._remote.put(self._name, record.content().ljust(_CLAIM_BYTES))
         # It may have come at any time since then: what counts is the least that the storage can say.
         self._renewed = began
 

@@ -52,6 +52,10 @@ SYNC_EVERY_S = 30.0
 
 # pyarrow's own patience is minutes.
 _CONNECT_S, _REQUEST_S, _ATTEMPTS = 5.0, 30.0, 3
+# What the S3 client says when the answer is an error message longer than the object it had asked for: the object was
+# removed since its size was asked, or the server is busy. It tells neither, and never repeats the request by itself.
+_LOST_ANSWER = "Failed to flush response stream"
+_AGAIN_S = 0.2
 _OPEN_S = 60.0
 _TRANSFERS = 16
 # A compaction takes longer than a pull: more than two in a row are not in each other's way by chance.
@@ -223,8 +227,7 @@ class RemoteFolder:
         """The beginning of a file; None when it is not there."""
         with self._explaining("the results cannot be read"):
             try:
-                with self.filesystem.open_input_stream(f"{self.base}/{name}") as stream:
-                    return bytes(stream.read(most_bytes))
+                return self._reading(name, lambda stream: bytes(stream.read(most_bytes)))
             except FileNotFoundError:
                 return None
 
@@ -288,10 +291,14 @@ class RemoteFolder:
     def _pull(self, name: str, path: Path) -> bool:
         """Whether the file was there."""
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+        def copy(stream: pa.NativeFile) -> None:
+            with temporary.open("wb") as file:
+                shutil.copyfileobj(stream, file, _PIECE_BYTES)
+
         with self._explaining("the results cannot be read", name):
             try:
-                with self.filesystem.open_input_stream(f"{self.base}/{name}") as stream, temporary.open("xb") as file:
-                    shutil.copyfileobj(stream, file, _PIECE_BYTES)
+                self._reading(name, copy)
                 temporary.replace(path)
                 return True
             except FileNotFoundError:  # a compaction has just replaced it
@@ -429,14 +436,34 @@ class RemoteFolder:
                 self.filesystem.move(written, target)
 
     def _same(self, name: str, path: Path) -> bool:
-        with self._explaining("the results cannot be read", name):
-            with self.filesystem.open_input_stream(f"{self.base}/{name}") as stream, path.open("rb") as file:
+        def compare(stream: pa.NativeFile) -> bool:
+            with path.open("rb") as file:
                 while True:
                     there, here = stream.read(_PIECE_BYTES), file.read(_PIECE_BYTES)
                     if bytes(there) != here:
                         return False
                     if not here:
                         return True
+
+        with self._explaining("the results cannot be read", name):
+            return self._reading(name, compare)
+
+    def _reading(self, name: str, read: Callable[[pa.NativeFile], T]) -> T:
+        """What a function makes of a file there; it is called again when the answer to a request was lost.
+
+        Raises:
+            FileNotFoundError: the file is not there.
+            OSError: it cannot be read.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self.filesystem.open_input_stream(f"{self.base}/{name}") as stream:
+                    return read(stream)
+            except OSError as error:
+                if _LOST_ANSWER not in str(error) or attempt == _ATTEMPTS - 1:
+                    raise
+            time.sleep(_AGAIN_S * 2**attempt)
+        raise AssertionError("every attempt returns or raises")
 
     def _each(self, do: Callable[[str], None], names: Iterable[str]) -> None:
         """Do it for all names at the same time; the first error, when all have ended."""

@@ -256,11 +256,14 @@ def test_a_mirror_that_is_not_held_puts_no_logs(remote_of: Callable[[], RemoteFo
 
 
 class _Watched:
-    """pyarrow's local file system, with something that happens after a listing."""
+    """A file system (pyarrow's local one), with something that happens around a listing or an opening."""
 
-    def __init__(self) -> None:
-        self._real = pafs.LocalFileSystem()
+    def __init__(self, real: pafs.FileSystem | None = None) -> None:
+        self._real = real or pafs.LocalFileSystem()
+        self.type_name = self._real.type_name
         self.after_listing: Callable[[str], None] = lambda folder: None
+        self.before_opening: Callable[[str], None] = lambda path: None
+        self.after_opening: Callable[[str], None] = lambda path: None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -270,6 +273,37 @@ class _Watched:
         if isinstance(what, pafs.FileSelector):
             self.after_listing(what.base_dir)
         return found
+
+    def open_input_stream(self, path: str) -> Any:
+        self.before_opening(path)
+        stream = self._real.open_input_stream(path)
+        self.after_opening(path)
+        return stream
+
+
+def test_an_object_that_goes_between_its_size_and_its_content_is_not_there(uri: str, tmp_path: Path) -> None:
+    """The S3 client calls an error message that is longer than the object a failure of its own, and gives up."""
+    remote, name = RemoteFolder.open(uri), f"trials/{KEYS[0]}.parquet"
+    watched = _Watched(remote.filesystem)
+    reader = RemoteFolder(watched, remote.base, "there")  # type: ignore[arg-type]
+
+    def go(path: str) -> None:
+        remote.filesystem.delete_file(path)
+
+    watched.after_opening = go
+    remote.put(name, b"short")
+    assert reader.read_small(name, 100) is None
+    remote.put(name, b"short")
+    assert not list(_mirror(reader, tmp_path / "mirror").folder.glob("trials/*"))
+
+    def go_and_come(path: str) -> None:
+        go(path)
+        watched.before_opening = lambda path: remote.put(name, b"another")
+        watched.after_opening = lambda path: None
+
+    watched.after_opening = go_and_come
+    remote.put(name, b"short")
+    assert reader.read_small(name, 100) == b"another"
 
 
 def test_a_mirror_that_is_filled_during_a_compaction_has_every_trial(tmp_path: Path) -> None:
@@ -397,6 +431,24 @@ def test_of_takers_at_once_exactly_one_wins(remote_of: Callable[[], RemoteFolder
     assert stores[0].owner() is not None
     won[0].__exit__(None, None, None)
     assert stores[0].owner() is None
+
+
+def test_a_claim_keeps_its_size_when_it_becomes_a_holder_s(
+    remote_of: Callable[[], RemoteFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Size and content are asked for one after the other: of a claim that grew, a rival would see half and win, too."""
+    store = _mirror(remote_of(), tmp_path / "one")
+    assert store.remote is not None
+    put, sizes = store.remote.put, []
+
+    def watched(name: str, content: bytes) -> None:
+        sizes.append(len(content))
+        put(name, content)
+
+    monkeypatch.setattr(store.remote, "put", watched)
+    with store.locked():
+        assert len(sizes) >= 2
+    assert len(set(sizes)) == 1
 
 
 def _claim(remote: RemoteFolder | None, **changes: Any) -> None:
