@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -365,7 +366,8 @@ def test_fingerprints_that_cannot_be_shared_are_each_trials_own_and_it_is_said_o
 def test_the_trial_processes_of_a_machine_have_one_copy_of_their_fingerprints(
     cli: Cli, write_spec: WriteSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = write_spec(axes={"method": ["DCNN"]}, references=[], search=[], seeds=4)
+    # More trials than are run: on a busy machine one process has done several before the other is there.
+    spec = write_spec(axes={"method": ["DCNN"]}, references=[], search=[], seeds=60)
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text(f"cpus: 2\nslots: 2\nfingerprint_cache: {tmp_path}\n")
     seen: set[tuple[str, str]] = set()
@@ -380,12 +382,20 @@ def test_the_trial_processes_of_a_machine_have_one_copy_of_their_fingerprints(
                     if str(shared_folder(str(tmp_path))) in line
                 )
 
-    monkeypatch.setattr("study.console.RunDisplay.trial_finished", look)
+    def look_and_stop(*_: object) -> None:
+        look()
+        if len({pid for pid, _ in seen}) == 2 and not stopped:
+            stopped.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    stopped: list[bool] = []
+    monkeypatch.setattr("study.console.RunDisplay.trial_finished", look_and_stop)
     monkeypatch.setattr("study.console.RunDisplay.trial_progressed", look)
-    assert cli("run", spec, "--results", tmp_path / "results", "--cluster", cluster).code == 0
-    rows = _rows(tmp_path / "results" / "small").values()
-    assert [row["fingerprints"] for row in rows] == ["shared"] * 4
+    code = cli("run", spec, "--results", tmp_path / "results", "--cluster", cluster).code
     assert len({pid for pid, _ in seen}) == 2
+    assert code == 130
+    rows = _rows(tmp_path / "results" / "small").values()
+    assert {row["fingerprints"] for row in rows} == {"shared"}
     assert len({inode for _, inode in seen}) == 1
     assert list(shared_folder(str(tmp_path)).iterdir()) == []
     # What they find is what a process finds that has its own.
