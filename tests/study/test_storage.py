@@ -28,7 +28,8 @@ from study.storage import RemoteFolder, is_remote, local_path, open_results, stu
 from study.store import Owner, Store, TrialTables
 
 KEYS = ["0123456789abcdef", "8888888888888888", "fedcba9876543210"]
-QUICK = LockTimes(renew_s=0.3, stale_s=5, settle_s=1.5)
+# A busy machine may stand still for seconds, and whoever was silent for so long gives up.
+QUICK = LockTimes(renew_s=0.3, stale_s=15, settle_s=1.5)
 
 _SERVE = """
 import sys
@@ -532,9 +533,9 @@ def _take_over(store: Store) -> Any:
 
 def test_a_driver_that_was_silent_stores_nothing_before_its_next_heartbeat(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
-    silent = Store(tmp_path / "one", _local_remote(tmp_path), LockTimes(renew_s=600, stale_s=2, settle_s=0.2))
+    silent = Store(tmp_path / "one", _local_remote(tmp_path), LockTimes(renew_s=600, stale_s=8, settle_s=0.2))
     (tmp_path / "two").mkdir()
-    other = Store(tmp_path / "two", _local_remote(tmp_path), LockTimes(renew_s=0.2, stale_s=2, settle_s=0.2))
+    other = Store(tmp_path / "two", _local_remote(tmp_path), LockTimes(renew_s=0.2, stale_s=8, settle_s=0.2))
     with silent.locked():
         lock = _take_over(other)
         assert "taken the study over" in (_refusal(silent) or "")
@@ -545,7 +546,7 @@ def test_a_driver_that_was_silent_stores_nothing_before_its_next_heartbeat(tmp_p
 
 
 def test_a_driver_that_was_suspended_while_it_renewed_its_claim_does_not_revive_it(tmp_path: Path) -> None:
-    watched, times = _Watched(), LockTimes(renew_s=0.2, stale_s=2, settle_s=0.3)
+    watched, times = _Watched(), LockTimes(renew_s=0.2, stale_s=8, settle_s=0.3)
     first, second = tmp_path / "one", tmp_path / "two"
     first.mkdir()
     second.mkdir()
