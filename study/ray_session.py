@@ -40,9 +40,17 @@ __all__ = ["check_shared", "check_site", "connect", "dashboard_url", "nodes", "w
 _THE_FILE = "the cluster file"
 _LOOPBACK = "127.0.0.1"
 _POLL_S = 1.0
-_CLIENT_ATTEMPTS = 3
-# Ray's words, before the process has begun and after; it has no type for them.
-_NOT_SERVED = ("Starting Ray client server failed", "Proxy failed to Connect to backend")
+_ATTEMPTS = 3
+# Ray's words, for which it has no types. At a cluster's client port: the process that serves this client did not begin,
+# died before or while it was asked for, or nobody answered in time. Here: a machine was too busy to start a node.
+_NOT_STARTED = (
+    "Starting Ray client server failed",
+    "Proxy failed to Connect to backend",
+    "ZombieProcess",
+    "NoSuchProcess",
+    "ray client connection timeout",
+    "timed out during startup",
+)
 # Installing packages may take that long; a machine without any is tried in about a second.
 _TRY_TIMEOUT_S = 900.0
 
@@ -121,15 +129,16 @@ def connect(cluster: Cluster, *, object_store_mb: int | None = None, source: str
 
 
 def _start_or_join(address: str, options: dict[str, Any]) -> None:
-    """`ray.init`, and again where a cluster's client port failed to start the process that serves this client.
+    """`ray.init`, and again where a server did not start.
 
-    That port forks beside threads of its own, and at times the process dies of it, or takes too long to begin.
+    A cluster's client port forks beside threads of its own, and at times the process that serves a client dies of it. A
+    node has 30 s to start, which a machine with much else to do may take.
     """
-    for attempt in range(1, _CLIENT_ATTEMPTS + 1):
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
             ray.init(address=address, **options)
-        except ConnectionAbortedError as error:
-            if attempt == _CLIENT_ATTEMPTS or not any(words in str(error) for words in _NOT_SERVED):
+        except Exception as error:
+            if attempt == _ATTEMPTS or not any(words in str(error) for words in _NOT_STARTED):
                 raise
             ray.shutdown()
         else:

@@ -68,13 +68,23 @@ class Browser:
         os.close(to_read)
         os.close(to_write)
         self._session: str | None = None
-        page = next(t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page")
+        page = self._first_page()
         attached = self.send("Target.attachToTarget", targetId=page["targetId"], flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
         self.send("Page.setLifecycleEventsEnabled", enabled=True)
         self.size(1200, 900)
+
+    def _first_page(self) -> dict[str, Any]:
+        """The page that it opens by itself, a moment after it answers."""
+        end = time.monotonic() + _TIMEOUT_S
+        while time.monotonic() < end:
+            for target in self.send("Target.getTargets")["targetInfos"]:
+                if target["type"] == "page":
+                    return dict(target)
+            time.sleep(0.05)
+        raise AssertionError("the browser opens no page")
 
     def __enter__(self) -> Browser:
         return self
@@ -151,7 +161,7 @@ class Browser:
             self._receive()
 
     def settle(self) -> None:
-        """Wait until what was asked for is drawn, and addresses that go back are back."""
+        """Wait until what was asked for is drawn."""
         if self._scripts:
             self.run("new Promise(done => setTimeout(() => requestAnimationFrame(() => setTimeout(done, 0)), 20))")
 
@@ -161,6 +171,12 @@ class Browser:
         if "exceptionDetails" in found:
             raise AssertionError(found["exceptionDetails"].get("exception", found["exceptionDetails"]))
         return found["result"].get("value")
+
+    def until(self, condition: str) -> None:
+        """Wait until a script expression holds: for what the browser does in its own time, such as going back."""
+        self.run(
+            f"new Promise(done => {{ const look = () => ({condition}) ? done() : setTimeout(look, 20); look(); }})"
+        )
 
     def text(self, selector: str) -> list[str]:
         """The text of every element that a selector finds, as a reader sees it."""
@@ -196,8 +212,9 @@ class Browser:
     def back(self) -> None:
         """The browser's own button."""
         history = self.send("Page.getNavigationHistory")
-        entry = history["entries"][history["currentIndex"] - 1]["id"]
-        self.send("Page.navigateToHistoryEntry", entryId=entry)
+        entry = history["entries"][history["currentIndex"] - 1]
+        self.send("Page.navigateToHistoryEntry", entryId=entry["id"])
+        self.until(f"location.href === {json.dumps(entry['url'])}")
         self.settle()
 
     def size(self, width: int, height: int, *, phone: bool = False) -> None:

@@ -222,6 +222,9 @@ def test_a_cluster_that_wants_a_gpu_that_is_not_there(
     cli: Cli, write_spec: WriteSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    # Whatever Ray the machine of the tests may run.
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "ray_tmp"))
     result = cli("run", write_spec(), "--cluster", shipped_clusters()["gpu"], "--results", tmp_path / "results")
     _refused(result, "GPU", "gpu.yaml", "cluster/local.yaml")
     assert not (tmp_path / "results").exists()

@@ -259,6 +259,34 @@ def test_a_machine_that_cannot_load_this_project_is_named(
     assert not ray.is_initialized()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        Exception("The current node timed out during startup. This could happen because …"),
+        ConnectionError("ray client connection timeout"),
+        ConnectionAbortedError("Initialization failure from server:\npsutil.ZombieProcess: …"),
+    ],
+)
+def test_a_server_that_does_not_start_is_tried_again_and_given_up_in_the_end(
+    no_ray: None, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    tried: list[str] = []
+
+    def init(*, address: str, **options: object) -> None:
+        tried.append(address)
+        raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ClusterError, match="Ray cannot be reached"):
+        connect(Cluster(address="local"))
+    assert tried == ["local"] * 3
+    tried.clear()
+    monkeypatch.setattr("study.ray_session._NOT_STARTED", ())
+    with pytest.raises(ClusterError):
+        connect(Cluster(address="local"))
+    assert tried == ["local"]
+
+
 def test_a_cluster_is_reached_through_its_client_port(
     no_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,9 +6,6 @@ import importlib.util
 import io
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 import yaml
+from command_process import CommandProcess
 from conftest import Result
 from rich.console import Console
 
@@ -378,63 +376,37 @@ def test_the_display_shows_what_a_scene_took_and_what_is_left(terminal: bool) ->
 LONG = 12
 
 
-class Driver:
-    """``study data trace`` as a process of its own, in a session of its own."""
+class Driver(CommandProcess):
+    """``study data trace`` as a process of its own."""
 
     def __init__(self, scenario: Path, out: Path, before: str = "") -> None:
         self.work = out.with_name(f"{out.name}.partial")
-        program = f"from study.cli import main\n{before}\nmain()"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program, "data", "trace", str(scenario), "--out", str(out)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        super().__init__("data", "trace", scenario, "--out", out, before=before)
 
     def finished(self) -> set[str]:
         return {file.name for file in self.work.glob("*.npz")}
 
     def wait_for_scenes(self, number: int) -> None:
-        deadline = time.monotonic() + 240
-        while len(self.finished()) < number:
-            assert self.process.poll() is None, self.output()
-            assert time.monotonic() < deadline, f"waited in vain for {number} scenes"
-            time.sleep(0.02)
-
-    def output(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.read()
-
-    def family(self) -> dict[int, str]:
-        """Process ids and command lines of everything in the session but the driver itself."""
-        found = {}
-        for folder in Path("/proc").iterdir():
-            try:
-                status = (folder / "stat").read_text()
-                session = int(status[status.rindex(")") + 2 :].split()[3])
-                if session == self.process.pid and int(folder.name) != self.process.pid:
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-            except (OSError, ValueError):
-                continue
-        return found
+        self.wait_for(lambda: len(self.finished()) >= number, f"{number} scenes")
 
     def worker(self) -> int:
         """A process that traces a scene now; between two scenes it has another name."""
-        deadline = time.monotonic() + 120
-        while True:
-            for pid, command in self.family().items():
-                if command.startswith("ray::_trace_scene"):
-                    return pid
-            assert self.process.poll() is None, f"the trace ended: {self.output()}"
-            assert time.monotonic() < deadline, "no scene is being traced"
-            time.sleep(0.01)
+        found: list[int] = []
+        self.wait_for(lambda: found.extend(self.named("ray::_trace_scene")) or found, "a scene that is being traced")
+        return found[0]
 
-    def wait_until_alone(self) -> None:
-        deadline = time.monotonic() + 120
-        while self.family():
-            assert time.monotonic() < deadline, f"still there: {self.family()}"
-            time.sleep(0.1)
+
+def hold(gate: Path) -> str:
+    """What makes a driver wait after its first scene until a file is there: the others are traced meanwhile."""
+    return f"""
+import pathlib, time, study.console
+shown = study.console.TraceDisplay.scene_traced
+def scene_traced(display, progress):
+    shown(display, progress)
+    while not pathlib.Path({str(gate)!r}).exists():
+        time.sleep(0.02)
+study.console.TraceDisplay.scene_traced = scene_traced
+"""
 
 
 @pytest.fixture
@@ -449,12 +421,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
 
     yield begin
     for driver in drivers:
-        for pid in [driver.process.pid, *driver.family()]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        driver.process.wait()
+        driver.clean_up()
 
 
 @pytest.fixture(scope="module")
@@ -513,22 +480,22 @@ def test_the_first_scenes_are_as_they_are_among_all(once: Site, tmp_path: Path) 
 def test_a_stopped_and_a_killed_trace_go_on_to_the_same_paths(
     once: Site, start: Callable[..., Driver], tmp_path: Path
 ) -> None:
-    driver = start()
+    driver = start(hold(tmp_path / "stopped"))
     driver.wait_for_scenes(1)
-    os.killpg(driver.process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    driver.interrupt()
+    (tmp_path / "stopped").touch()
+    assert driver.ended() == 130, driver.output()
     out = driver.output()
-    assert driver.process.wait(120) == 130, out
     assert "Traceback" not in out
     assert f"finished scenes are in {driver.work}" in out
     assert "run the same command again" in out
-    driver.wait_until_alone()
+    driver.wait_until_gone(driver.descendants)
     stopped_at = driver.finished()
     assert 1 <= len(stopped_at) < LONG
 
-    driver = start()
+    driver = start(hold(tmp_path / "never"))
     driver.wait_for_scenes(len(stopped_at) + 1)
-    driver.process.kill()  # its Ray goes on for some seconds, and writes nothing
-    driver.process.wait()
+    driver.kill()  # its Ray goes on for some seconds, and writes nothing
     killed_at = driver.finished()
     assert stopped_at < killed_at
     assert len(killed_at) < LONG
@@ -536,10 +503,9 @@ def test_a_stopped_and_a_killed_trace_go_on_to_the_same_paths(
     damaged.write_bytes(damaged.read_bytes()[:1000])
 
     driver = start()
-    driver.wait_for_scenes(len(killed_at) + 1)
     os.kill(driver.worker(), signal.SIGKILL)  # Ray traces its scene again
+    assert driver.ended() == 0, driver.output()
     out = driver.output()
-    assert driver.process.wait(240) == 0, out
     assert str(damaged) in out
     assert f"{len(killed_at) - 1} of them finished before" in out
     assert f"[{LONG}/{LONG}]" in out
@@ -561,15 +527,15 @@ def scene_traced(display, progress):
 study.console.TraceDisplay.scene_traced = scene_traced
 """
     driver = start(limit)
+    assert driver.ended() == 2, driver.output()
     out = driver.output()
-    assert driver.process.wait(120) == 2, out
     assert "Traceback" not in out
     assert "study: scene 2 cannot be written" in out
     assert str(driver.work / "scene_00002.npz") in out
     assert "2 finished scenes are kept, and the same command goes on" in out
     assert driver.finished() == {"scene_00000.npz", "scene_00001.npz"}
     assert not list(driver.work.glob(".*.tmp"))
-    driver.wait_until_alone()
+    driver.wait_until_gone(driver.descendants)
 
 
 @traced

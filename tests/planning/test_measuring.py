@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def test_each_part_of_a_trial_is_measured(
     (work,) = [item for item in load.works if item.key.method == method]
     assert bool(work.key.making) == (budget_mb == 0)
     trial = Trial(load.examples[work.key], 0, site.data_hash)
+    # Other tests of this process may have left much behind.
+    before_mb = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     found = Measurement(trial, work, SiteData(site, "cpu", fingerprint_bytes=0)).run(0.1)
     assert set(found) == expected
     for name, values in found.items():
@@ -50,7 +53,7 @@ def test_each_part_of_a_trial_is_measured(
     if not reference:
         # The epoch that warms up does not count, and a few others do.
         assert len(found["step_s", ""]) == len(found["evaluation_s", ""]) >= 3
-        assert 50 < found["base_memory_mb", ""][0] < 5000
+        assert 50 < found["base_memory_mb", ""][0] < before_mb + 1000
     json.dumps({str(key): values for key, values in found.items()})  # plain numbers travel between processes
 
 

@@ -93,6 +93,24 @@ def is_open(browser: Browser) -> bool:
     return bool(browser.run("document.querySelector('dialog').open"))
 
 
+def escape(browser: Browser) -> None:
+    """Close the dialog; the address goes back, which the browser does in its own time."""
+    browser.press("Escape")
+    browser.until("!document.querySelector('dialog').open && !/^#(of|enlarge)-/.test(location.hash)")
+
+
+def copy(browser: Browser, selector: str) -> str:
+    """Click a button that copies; what it says then, which it says for a moment only."""
+    browser.run(
+        f"(() => {{ const pressed = document.querySelector({json.dumps(selector)});"
+        "window.said = new Promise(done => new MutationObserver((_, watch) => {"
+        "if (!/^Copied|refused/.test(pressed.textContent)) return;"
+        "watch.disconnect(); done(pressed.textContent); }).observe(pressed, {childList: true})); })()"
+    )
+    browser.click(selector)
+    return str(browser.run("window.said"))
+
+
 def test_nothing_is_asked_for_and_no_name_is_markup(browser: Browser, page: Path) -> None:
     browser.open(page)
     assert browser.requests == [page.as_uri()]
@@ -184,8 +202,7 @@ def test_a_number_opens_its_trials_and_back_closes_them(browser: Browser, page: 
     assert all("done" in row for row in seeds)
     address = browser.run("location.href")
     assert address.endswith(f"#of-performance-{number}-3")
-    browser.press("Escape")
-    assert not is_open(browser)
+    escape(browser)
     assert browser.run("document.activeElement.id") == link[1:]
     assert browser.run("location.hash") == ""
     browser.click(link)
@@ -206,16 +223,16 @@ def test_a_number_opens_its_trials_and_back_closes_them(browser: Browser, page: 
         shown = [float(text) for text in browser.text(f"dialog tbody td:nth-child({place})")]
         assert shown == pytest.approx([trial.number(column_of) for trial in cell.done], abs=0.06)
         assert "Parameters" not in browser.text("dialog thead th")
-        browser.press("Escape")
+        escape(browser)
     # A claim leads to all that it was judged by, and the state of a failed trial to its reason.
     browser.click("#of-claims-0-0")
     assert len(keys_in_dialog(browser)) > 6
-    browser.press("Escape")
+    escape(browser)
     (failed,) = (item for item in results.cells if item.method == "TL" and item.axes["system.paths"] == 25)
     column_of_seeds = [item.name for item in performance(results).columns].index("Seeds")
     browser.click(f"#of-performance-{results.cells.index(failed)}-{column_of_seeds}")
     assert f"no luck {SCRIPT}" in browser.text("dialog .why")
-    browser.press("Escape")
+    escape(browser)
     # A link to one trial opens the folded list and marks its row.
     key = cell.done[0].key
     browser.open(f"{page.as_uri()}#trial-{key}")
@@ -234,19 +251,18 @@ def test_tables_and_commands_are_copied(browser: Browser, page: Path, results: R
     labels = browser.text("#table-performance .tools button")
     assert labels == ["Copy as CSV", "Copy as Markdown", "Copy as LaTeX"]
     for place, start in enumerate(("Method,", "**Localization", None)):
-        browser.click(f"#table-performance .tools button:nth-of-type({place + 1})")
-        assert browser.text(f"#table-performance .tools button:nth-of-type({place + 1})") == ["Copied"]
+        assert copy(browser, f"#table-performance .tools button:nth-of-type({place + 1})") == "Copied"
         assert start is None or clipboard().startswith(start)
     assert clipboard() == (page.parent / "tables" / "performance.tex").read_text(encoding="utf-8")
-    browser.click("#table-performance .tools button")
+    assert copy(browser, "#table-performance .tools button") == "Copied"
     assert list(csv.reader(io.StringIO(clipboard()))) == list(csv.reader(io.StringIO(to_csv(performance(results)))))
     browser.click("#of-performance-6-3")
     keys = keys_in_dialog(browser)
-    browser.click("dialog .tools button")
+    assert copy(browser, "dialog .tools button") == "Copied"
     assert clipboard().split("\n") == [f"study rerun {key}" for key in keys]
-    browser.click("dialog tbody tr:nth-child(2) button")
+    assert copy(browser, "dialog tbody tr:nth-child(2) button") == "Copied"
     assert clipboard() == f"study rerun {keys[1]}"
-    browser.press("Escape")
+    escape(browser)
 
 
 def test_a_figure_is_enlarged_and_put_back(browser: Browser, page: Path) -> None:
@@ -258,7 +274,7 @@ def test_a_figure_is_enlarged_and_put_back(browser: Browser, page: Path) -> None
     assert browser.run("document.querySelector('dialog svg').getBoundingClientRect().width") > small
     assert browser.run("document.querySelectorAll('#figure-cdf .scroll svg').length") == 0
     assert browser.run("location.hash") == "#enlarge-cdf"
-    browser.press("Escape")
+    escape(browser)
     assert browser.run("document.querySelectorAll('#figure-cdf .scroll > svg').length") == 1
     assert browser.run("document.activeElement.className") == "enlarge plain"
     browser.click("#figure-lambda_sweep svg")
@@ -383,7 +399,7 @@ def test_a_large_study_is_searched_as_a_whole(browser: Browser, tmp_path: Path) 
     position = [item.name for item in performance(results).columns].index("RMSE")
     browser.click(f"#of-performance-{number}-{position}")
     assert set(keys_in_dialog(browser)) == {trial.key for trial in results.cells[number].done}
-    browser.press("Escape")
+    escape(browser)
 
 
 def test_an_index_leads_to_its_reports(browser: Browser, study: Store, tmp_path: Path) -> None:
