@@ -22,11 +22,14 @@ import socket
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import worker as ray_worker
+from ray._private.node import Node as RayNode
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError, RuntimeEnvSetupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -138,10 +141,23 @@ def _start_or_join(address: str, options: dict[str, Any]) -> None:
         try:
             ray.init(address=address, **options)
         except Exception as error:
+            _end_half_started(error)
             if attempt == _ATTEMPTS or not any(words in str(error) for words in _NOT_STARTED):
                 raise
             ray.shutdown()
         else:
+            return
+
+
+def _end_half_started(error: BaseException) -> None:
+    """End the servers of a node that did not come up: Ray knows no node yet that `ray.shutdown` could end.
+
+    Only the frames of the error know it.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, RayNode) and ray_worker._global_node is None:
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
             return
 
 

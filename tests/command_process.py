@@ -83,7 +83,9 @@ class CommandProcess:
         """Wait while it runs, until the condition holds."""
         deadline = time.monotonic() + WAIT_S
         while not condition():
-            assert self.process.poll() is None, f"the command ended before {what}: {self.output()}"
+            # It may have come with the end.
+            ended = self.process.poll() is not None and not condition()
+            assert not ended, f"the command ended before {what}: {self.output()}"
             assert time.monotonic() < deadline, f"waited in vain for {what}: {self.output()}"
             time.sleep(0.02)
 

@@ -251,11 +251,21 @@ class EarlyStopping(_NotPickled, FIFOScheduler):
     def __init__(self, searcher: QueueSearcher) -> None:
         super().__init__()
         self._searcher = searcher
+        self._chosen: set[str] = set()
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The next trial that waits: one is in line at most. Ray's own looks through all trials of the study."""
+        """The next trial that waits, a new one first. Ray's own looks through all trials of the study.
+
+        A trial that was chosen before waits for a process that is starting for it. Chosen again, it would get the
+        process of the trial that has just ended, and Tune would end the one that is starting: as long as trials take
+        less than such a start, all of them would run in one process.
+        """
         waiting = [trial for trial in tune_controller.get_live_trials() if trial.status in ("PENDING", "PAUSED")]
-        return min(waiting, key=lambda trial: (trial.status == "PAUSED", trial.trial_id), default=None)
+        order = lambda trial: (trial.trial_id in self._chosen, trial.status == "PAUSED", trial.trial_id)  # noqa: E731
+        found = min(waiting, key=order, default=None)
+        if found is not None:
+            self._chosen.add(found.trial_id)
+        return found
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP or CONTINUE."""

@@ -25,6 +25,7 @@ from study.ray_session import check_shared, check_site, connect, dashboard_url, 
 # isort: split
 
 import ray
+from ray._private import services
 from ray.cluster_utils import Cluster as RayCluster
 
 pytestmark = pytest.mark.slow
@@ -285,6 +286,33 @@ def test_a_server_that_does_not_start_is_tried_again_and_given_up_in_the_end(
     with pytest.raises(ClusterError):
         connect(Cluster(address="local"))
     assert tried == ["local"]
+
+
+def _own_servers() -> list[str]:
+    """Ray's servers that this process has started, and that live."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if child.name() in ("gcs_server", "raylet") and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child.name())
+    return sorted(found)
+
+
+def test_of_a_node_that_did_not_come_up_in_time_nothing_stays(no_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, real, asked = _own_servers(), services.get_node, []
+
+    def get_node(*arguments: object) -> object:
+        asked.append(_own_servers())
+        if len(asked) == 1:
+            raise Exception("The current node timed out during startup. This could happen because …")
+        return real(*arguments)
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    try:
+        assert connect(Cluster(address="local", cpus=1, object_store_mb=STORE_MB))
+        assert asked[0] == asked[1] == _own_servers() == sorted([*before, "gcs_server", "raylet"])
+    finally:
+        ray.shutdown()
 
 
 def test_a_cluster_is_reached_through_its_client_port(

@@ -25,7 +25,7 @@ from cluster.model import Cluster
 from study.data.shared_fingerprints import Sharing, shared_folder
 from study.engine.attempt import Parcel, open_data
 from study.engine.run import sharing_of
-from study.engine.searcher import Limits, QueueSearcher, RunStopper
+from study.engine.searcher import EarlyStopping, Limits, QueueSearcher, RunStopper
 from study.engine.trial_process import TrialProcess
 from study.errors import ClusterError, DataError
 from study.observers import Observer
@@ -304,7 +304,9 @@ def test_more_memory_than_there_is_is_known_as_such(write_spec: WriteSpec, monke
     assert process.run().row["state"] == "out_of_memory"
 
 
-def test_a_trial_beyond_its_time_limit_is_stopped(write_spec: WriteSpec) -> None:
+def test_a_trial_beyond_its_time_limit_is_stopped(write_spec: WriteSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It would end this process, should it be slow once.
+    monkeypatch.setattr("study.engine.trial_process.watch_for_hanging", lambda seconds: None)
     row = Process(write_spec(), "HDA", time_limit_s=1e-9).run().row
     assert row["state"] == "failed"
     assert "time limit" in row["error"]
@@ -360,6 +362,22 @@ def test_fingerprints_that_cannot_be_shared_are_each_trials_own_and_it_is_said_o
     for told in (tables, again):
         display.trial_finished(told)
     assert console.export_text().count("the fingerprints cannot be shared by trials: No such file or directory") == 1
+
+
+def test_a_process_that_starts_is_not_given_up_for_one_that_is_free() -> None:
+    """Tune gives the process of a trial that has ended to the trial that is chosen, and ends what starts for it."""
+    trials = [SimpleNamespace(trial_id=name, status="PENDING") for name in "bac"]
+    live = trials[:1]
+    controller = SimpleNamespace(get_live_trials=lambda: live)
+    scheduler = EarlyStopping(None)  # type: ignore[arg-type]
+    assert scheduler.choose_trial_to_run(controller) is trials[0]
+    live.append(trials[1])
+    live.append(trials[2])
+    trials[1].status = "RUNNING"
+    assert scheduler.choose_trial_to_run(controller) is trials[2]
+    assert scheduler.choose_trial_to_run(controller) is trials[0]  # nothing is new: a free process may have it
+    live.clear()
+    assert scheduler.choose_trial_to_run(controller) is None
 
 
 @pytest.mark.usefixtures("running_ray")

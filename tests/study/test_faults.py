@@ -362,7 +362,7 @@ class Slow(Sound):
     settings = MethodSettings("Slow", joint=False, objective=DCNN.settings.objective)
 
     def go_wrong(self, loss):
-        time.sleep(0.2)
+        time.sleep(0.3)
         return loss
 
 
@@ -384,7 +384,7 @@ def test_trials_that_go_wrong_are_results_and_the_study_goes_on(start_command: S
         "axes": {"method": [f"faulty:{name}" for name in names]},
     }  # fmt: skip
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
-    (tmp_path / "cluster.yaml").write_text("trial_time_limit_s: 12\nmax_retries: 1\n")
+    (tmp_path / "cluster.yaml").write_text("trial_time_limit_s: 20\nmax_retries: 1\n")
     command = ("run", tmp_path / "spec.yaml", "--cluster", tmp_path / "cluster.yaml", "--results", tmp_path / "results")
     driver = start_command(*command)
     assert driver.ended() == 1, driver.output()
@@ -397,7 +397,7 @@ def test_trials_that_go_wrong_are_results_and_the_study_goes_on(start_command: S
         "Hangs": "failed", "Slow": "failed",
     }  # fmt: skip
     assert "broken on purpose" in rows["Raises"]["error"]
-    assert "time limit of 12 s" in rows["Slow"]["error"]
+    assert "time limit of 20 s" in rows["Slow"]["error"]
     assert "did not answer" in rows["Hangs"]["error"]
     assert "lost" in driver.output()  # Dies: nothing is stored of it, and it runs again
     again = start_command(*command)

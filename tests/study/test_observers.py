@@ -451,6 +451,7 @@ def test_a_server_takes_the_runs_and_the_terminal_stays_silent(
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")  # on a busy machine it would warn, and ask again
     arguments = ["server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"]
     with _server(tmp_path, "mlflow", *arguments, health="/health") as server:
         _, log = make_observers([f"mlflow={server}"], tmp_path / "s")

@@ -182,7 +182,7 @@ def test_what_trials_ask_for_machines_is_not_lost_with_a_machine() -> None:
         """As a controller on this machine does; returns the machine."""
         from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
 
-        ray.get(coordinator.get_or_create_autoscaling_coordinator().__ray_ready__.remote(), timeout=60)
+        ray.get(coordinator.get_or_create_autoscaling_coordinator().__ray_ready__.remote(), timeout=600)
         return str(ray.get_runtime_context().get_node_id())
 
     machines = TwoMachines(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -195,7 +195,7 @@ def test_what_trials_ask_for_machines_is_not_lost_with_a_machine() -> None:
         coordinator = ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
         process = psutil.Process(ray.get(coordinator.__ray_call__.remote(lambda _: os.getpid())))
         machines.remove_node(other, allow_graceful=False)
-        process.wait(60)  # it outlives its machine by a moment, and answers
+        process.wait(600)  # it outlives its machine by a moment, and answers
         with pytest.raises((ActorUnschedulableError, RayActorError)):
             ask()
         keep_coordinator_here()
@@ -235,7 +235,6 @@ FAULTY_METHODS = '''
 """Methods that go wrong in their third step or later, some on one worker alone."""
 
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -302,10 +301,12 @@ class Spoils(Wrong):
     settings = MethodSettings("Spoils", joint=False, objective=DCNN.settings.objective)
 
     def go_wrong(self, loss, rank):
+        if rank != 0:
+            return loss
         (checkpoints,) = HERE.glob("results/train/checkpoints/*")
-        states = list(checkpoints.glob("checkpoint_*/state.pt")) if rank == 0 else []
+        states = list(checkpoints.glob("checkpoint_*/state.pt"))
         if states and (HERE / "full").exists():
-            shutil.rmtree(checkpoints)
+            checkpoints.rename(HERE / "away")
             checkpoints.write_text("no folder")
         elif states and (HERE / "damage").exists():
             for state in states:
@@ -322,7 +323,7 @@ def test_trials_that_go_wrong_on_several_workers_are_results(start_command: Star
     (tmp_path / "wrong.py").write_text(textwrap.dedent(FAULTY_METHODS))
     names = ["Raises", "Greedy", "Hangs", "Slow"]
     methods = [f"wrong:{name}" for name in names]
-    home = Home(tmp_path, methods, workers_per_trial=2, cpus=2, trial_time_limit_s=5)
+    home = Home(tmp_path, methods, workers_per_trial=2, cpus=2, trial_time_limit_s=15)
     command = start_command(*home.command)
     assert command.ended() == 1, command.output()
     assert "Traceback" not in command.output()
@@ -332,7 +333,7 @@ def test_trials_that_go_wrong_on_several_workers_are_results(start_command: Star
     assert states == {"Raises": "failed", "Greedy": "out_of_memory", "Hangs": "failed", "Slow": "failed"}
     assert "broken on purpose" in rows["Raises"]["error"]
     assert "go_wrong" in rows["Raises"]["error"]  # its traceback
-    assert "time limit of 5 s was reached in epoch" in rows["Slow"]["error"]
+    assert "time limit of 15 s was reached in epoch" in rows["Slow"]["error"]
     assert "did not answer" in rows["Hangs"]["error"]
     assert (tmp_path / "raised").read_text() == "once "  # another attempt would be in vain
 
