@@ -13,12 +13,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import yaml
 from command_process import CommandProcess
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A busy machine must not fail a law: no deadline per example. Laws are tried with new examples in every run; where
-# a change is to be judged, with the same ones, so that the answer is about the change.
-settings.register_profile("new", deadline=None)
-settings.register_profile("same", deadline=None, derandomize=True, database=None)
+# A busy machine must not fail a law: neither an example nor making one has a deadline. Laws are tried with new examples
+# in every run; where a change is to be judged, with (nearly) the same ones, so that the answer is about the change.
+patient: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("new", **patient)
+settings.register_profile("same", derandomize=True, database=None, **patient)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "new"))
 
 
