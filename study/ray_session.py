@@ -45,13 +45,12 @@ _LOOPBACK = "127.0.0.1"
 _POLL_S = 1.0
 _ATTEMPTS = 3
 # Ray's words, for which it has no types. At a cluster's client port: the process that serves this client did not begin,
-# died before or while it was asked for, or nobody answered in time. Here: a machine was too busy to start a node.
+# or died before or while it was asked for. Here: a machine was too busy to start a node.
 _NOT_STARTED = (
     "Starting Ray client server failed",
     "Proxy failed to Connect to backend",
     "ZombieProcess",
     "NoSuchProcess",
-    "ray client connection timeout",
     "timed out during startup",
 )
 # Installing packages may take that long; a machine without any is tried in about a second.
@@ -142,6 +141,7 @@ def _start_or_join(address: str, options: dict[str, Any]) -> None:
             ray.init(address=address, **options)
         except Exception as error:
             _end_half_started(error)
+            # An address where nobody listens is none of these: Ray tries it again by itself.
             if attempt == _ATTEMPTS or not any(words in str(error) for words in _NOT_STARTED):
                 raise
             ray.shutdown()

@@ -264,7 +264,7 @@ def test_a_machine_that_cannot_load_this_project_is_named(
     "error",
     [
         Exception("The current node timed out during startup. This could happen because …"),
-        ConnectionError("ray client connection timeout"),
+        ConnectionAbortedError("Starting Ray client server failed. See …"),
         ConnectionAbortedError("Initialization failure from server:\npsutil.ZombieProcess: …"),
     ],
 )
